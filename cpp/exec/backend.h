@@ -1,0 +1,91 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/model_file.h"
+#include "ops/args.h"
+#include "ops/kernel_table.h"
+
+namespace imp {
+
+struct Settings;
+
+/// What memory is for; `mem` of the report is grouped by it.
+enum class MemoryTag : uint8_t { weights, kv_pool, workspace, logits, other };
+std::string_view memory_tag_name(MemoryTag tag);
+
+/// A linear as the choice of a kernel sees it.
+struct LinearQuery {
+  LinearRole role;
+  WeightFormat format;
+  int64_t m, n, k;  // tokens, out features, in features
+};
+struct AttentionQuery {
+  int64_t tokens;
+  int max_query_len, max_context_len, num_heads, num_kv_heads, head_dim, sliding_window;
+};
+
+/// Time and bytes of one op class, filled while diagnostics.profile is on.
+struct OpProfile {
+  int64_t calls = 0;
+  double seconds = 0;
+  double bytes = 0;  // that the op must move at least
+  double flops = 0;
+};
+
+/// Memory and ops of one device. Knows nothing of layers or requests. All calls come from one thread; ops run in call
+/// order. Ops throw Error{unsupported} where no candidate can serve the problem; nothing falls back silently.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;  // "cpu", "cuda"
+  virtual std::string device_name() const = 0;
+  virtual uint64_t total_memory_bytes() const = 0;
+  virtual uint64_t free_memory_bytes() const = 0;
+
+  /// Zero-filled memory that lives as long as the backend. Only at load.
+  virtual void* allocate(uint64_t bytes, MemoryTag tag) = 0;
+  virtual std::map<MemoryTag, uint64_t> memory_by_tag() const = 0;
+
+  /// The backend's form of a weight of the file; the file outlives the backend.
+  virtual WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) = 0;
+  virtual const float* prepare_vector(const TensorInfo& tensor) = 0;  // norms, biases: fp32 [n]
+
+  virtual void embed(const EmbedArgs& args) = 0;
+  virtual void rms_norm(const RmsNormArgs& args) = 0;
+  virtual void linear(const LinearArgs& args) = 0;
+  virtual void qk_rope_kv(const QkRopeKvArgs& args) = 0;
+  virtual void attention(const AttentionArgs& args) = 0;
+  virtual void softcap(const SoftcapArgs& args) = 0;
+
+  /// Host copies; a backend on the host may hand out the same pointer. upload() is ordered before later ops;
+  /// download() waits for earlier ones.
+  virtual void upload(void* dst, const void* src, uint64_t bytes) = 0;
+  virtual void download(void* dst, const void* src, uint64_t bytes) = 0;
+  virtual void copy_kv_block(const KvLayerView& cache, int from, int to) = 0;
+
+  virtual std::vector<Verdict> explain_linear(const LinearQuery& query) const = 0;
+  virtual std::vector<Verdict> explain_attention(const AttentionQuery& query) const = 0;
+  virtual std::map<std::string, int64_t> launches() const = 0;  // kernel name -> times run
+  virtual std::map<std::string, OpProfile> profile() const = 0;  // op class -> figures; empty unless profiling
+};
+
+struct BackendOptions {
+  const Settings* settings;    // outlives the backend
+  int num_threads = 0;         // CPU: 0 = one a physical core
+  std::string force_isa;       // CPU: "", "reference", "avx2", "avx512": tests and comparisons
+  std::string force_linear;    // name of the only linear candidate allowed; a diagnostic for tests
+};
+std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
+/// cuda/ defines it where CUDA was built in, exec/no_cuda.cpp where not: there it throws `unsupported`.
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int device);
+/// Null where a CUDA device can be used, else one line why not.
+std::string why_no_cuda();
+
+}  // namespace imp
