@@ -38,4 +38,40 @@ struct Settings {
   // (the other sections follow the order of the seed; see spec Appendix A)
 };
 
+/// Settings with the source of each value. Errors of every method are invalid_argument, with file:line or the
+/// text of the override, the allowed values, and "did you mean".
+class Config {
+ public:
+  Config();  // the seed's defaults
+
+  static Config defaults_for_embedders();                    // prefix_cache unset counts as off
+  /// File search (--config, $IMP_CONFIG, ./imp.conf, ~/.config/imp/imp.conf), legacy environment seeds.
+  static Config load(const std::string& explicit_path = "");
+  void load_file(const std::string& path);
+  void load_text(std::string_view text, std::string_view file_name);
+  void set(std::string_view key, std::string_view value, Origin origin = Origin::set, std::string_view detail = {});
+
+  const Settings& settings() const { return settings_; }
+  OptionValue get(std::string_view key) const;
+  const OptionSource& source(std::string_view key) const;
+  bool is_explicit(std::string_view key) const;               // set by file, --set, flag or api
+  const std::vector<std::string>& warnings() const { return warnings_; }
+  const std::string& file() const { return file_; }           // the one file read, "" if none
+
+  /// Applies deterministic => deterministic_gemm, debug_raw => ..., and the other rules that need no model
+  /// (spec 2.8); recorded with Origin::implied.
+  void resolve();
+  /// The engine's own automatic decisions (max_seq_len reduced, ...), recorded with Origin::automatic.
+  void set_automatic(std::string_view key, OptionValue value, std::string_view reason);
+
+  std::string dump() const;                                   // as a file that load_text() reads back equal
+  std::string to_json() const;                                // key -> {value, origin, detail}
+
+ private:
+  Settings settings_;
+  std::map<std::string, OptionSource, std::less<>> sources_;
+  std::vector<std::string> warnings_;
+  std::string file_;
+};
+
 }  // namespace imp
