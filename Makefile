@@ -1,0 +1,79 @@
+# Everything a fresh machine needs: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUILD ?= build
+MODEL ?= smollm2-135m
+PROMPT ?= Explain in two sentences why the sky is blue.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+
+# What the installed package is made of; the stamps below are older than any of them when a rebuild is due.
+SOURCES := $(shell git ls-files 2>/dev/null -- cpp cuda python third_party CMakeLists.txt pyproject.toml README.md)
+
+.PHONY: demo test install test-cpp test-python lint format types tidy check asan bench clean help
+
+demo: install  ## build, install, fetch a small model and let it answer PROMPT="..."
+	@$(BIN)/imp pull $(MODEL)
+	@$(BIN)/imp run $(MODEL) "$(PROMPT)" --stats
+
+test: test-cpp test-python  ## build everything and run the C++ and the Python tests
+
+install: $(VENV)/.installed  ## build the wheel and install it into .venv
+
+$(VENV)/.created:
+	@python=$$(sh tools/find_python.sh) && echo "imp: using $$python" && "$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created $(SOURCES)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(VENV)/.test-tools: $(VENV)/.created pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check cmake ninja nanobind scikit-build-core \
+	  $$($(BIN)/python tools/extra_requirements.py test)
+	@touch $@
+
+$(VENV)/.dev-tools: $(VENV)/.created pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/extra_requirements.py dev)
+	@touch $@
+
+test-cpp: $(VENV)/.test-tools
+	@doctest=$$(sh tools/get_doctest.sh) && PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(BUILD)/test -G Ninja \
+	  -DCMAKE_BUILD_TYPE=Release -DIMP_BUILD_TESTS=ON -DIMP_DOCTEST_INCLUDE="$$doctest" >$(BUILD)-configure.log 2>&1 \
+	  || { cat $(BUILD)-configure.log; exit 1; }
+	@rm -f $(BUILD)-configure.log
+	@PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD)/test --parallel $(JOBS)
+	@PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(BUILD)/test --output-on-failure --parallel $(JOBS) --no-tests=error
+
+test-python: install $(VENV)/.test-tools
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-tools  ## ruff and clang-format, without changing anything
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@git ls-files '*.cpp' '*.h' '*.c' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(VENV)/.dev-tools  ## reformat everything
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+	@git ls-files '*.cpp' '*.h' '*.c' '*.cu' '*.cuh' | xargs $(BIN)/clang-format -i
+
+types: $(VENV)/.dev-tools install  ## mypy --strict over the public package
+	@$(BIN)/mypy
+
+tidy: $(VENV)/.created  ## the rules of docs/architecture.md that a script can check
+	@$(BIN)/python tools/tidy.py
+
+check: test lint types tidy  ## what CI runs
+
+asan: $(VENV)/.test-tools  ## the C++ tests under AddressSanitizer and UBSan
+	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
+	  cmake --preset asan -DIMP_DOCTEST_INCLUDE="$$doctest" && cmake --build --preset asan && ctest --preset asan
+
+bench: install  ## prompt processing and generation speed of MODEL, as llama-bench prints it
+	@$(BIN)/imp bench $(MODEL)
+
+clean:  ## remove what was built
+	rm -rf $(BUILD) $(VENV) .deps dist
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' Makefile | expand -t 24
