@@ -9,10 +9,14 @@ namespace imp {
 
 inline void append_text(std::string& out, std::string_view part) { out += part; }
 inline void append_text(std::string& out, char part) { out += part; }
-inline void append_text(std::string& out, bool part) { out += part ? "true" : "false"; }
+/// A template, so that a string literal does not decay to bool on its way to string_view.
+template <std::same_as<bool> Bool>
+void append_text(std::string& out, Bool part) {
+  out += part ? "true" : "false";
+}
 
 template <class Number>
-  requires(std::integral<Number> || std::floating_point<Number>)
+  requires((std::integral<Number> || std::floating_point<Number>) && !std::same_as<Number, bool>)
 void append_text(std::string& out, Number part) {
   char digits[64];
   const auto end = std::to_chars(digits, digits + sizeof digits, part).ptr;
