@@ -1,0 +1,23 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace imp::cpu {
+
+/// What the CPU backend may use, each level including the ones before.
+///  avx2:   AVX2 + FMA + F16C;  avx512: F, BW, DQ, VL, VNNI.
+enum class Isa : uint8_t { reference, avx2, avx512 };
+
+std::string_view isa_name(Isa isa);
+
+/// The best level that this machine and its operating system allow.
+Isa detect_isa();
+/// `forced` is "" (detect), "reference", "avx2" or "avx512"; a level that the machine lacks is an `unsupported` error.
+Isa choose_isa(std::string_view forced);
+
+std::string cpu_brand();
+/// Physical cores that this process may use: affinity, hyper-threads counted once, and the cgroup's quota; at most 64.
+int usable_cores();
+
+}  // namespace imp::cpu
