@@ -30,7 +30,6 @@ struct DecoderOptions {
   int exit_layer = -1;           // diagnostics.exit_layer: stop after this layer; -1: all
   bool no_logit_softcap = false;
   float ffn_skip_threshold = 0;
-  bool unfused = false;
 };
 
 /// THE forward pass: what is computed, for every model, on every backend.

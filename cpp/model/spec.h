@@ -16,14 +16,14 @@ enum class RopeScaling : uint8_t { none, linear, llama3, yarn };
 /// inv_freq and magnitude are computed once at load from the rest (model/rope.h).
 struct RopeSpec {
   RopePairing pairing = RopePairing::half_split;
-  int rotary_dim = 0;     // <= head_dim; elements past it pass through
+  int rotary_dim = 0;  // <= head_dim; elements past it pass through
   float theta = 10000.0f;
   RopeScaling scaling = RopeScaling::none;
   float factor = 1.0f;
   float original_context = 0;
-  float low_freq_factor = 1, high_freq_factor = 4;             // llama3
-  float beta_fast = 32, beta_slow = 1;                         // yarn
-  float attention_factor = 0;                                  // yarn; 0: derived from `factor`
+  float low_freq_factor = 1, high_freq_factor = 4;  // llama3
+  float beta_fast = 32, beta_slow = 1;              // yarn
+  float attention_factor = 0;                       // yarn; 0: derived from `factor`
   bool yarn_truncate = true;
   std::vector<float> freq_divisors;  // [rotary_dim / 2] from the file (`rope_freqs`); empty: none
   bool operator==(const RopeSpec&) const = default;
@@ -33,10 +33,10 @@ struct AttentionSpec {
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_dim = 0;
-  float scale = 0;            // of q . k
-  float logit_softcap = 0;    // 0: none
-  int sliding_window = 0;     // 0: global; else token i sees j with i - window < j <= i
-  bool qk_norm = false;       // RMS norm of each q and k head before RoPE
+  float scale = 0;          // of q . k
+  float logit_softcap = 0;  // 0: none
+  int sliding_window = 0;   // 0: global; else token i sees j with i - window < j <= i
+  bool qk_norm = false;     // RMS norm of each q and k head before RoPE
   bool qkv_bias = false;
   bool o_bias = false;
   RopeSpec rope;
@@ -63,13 +63,12 @@ struct ModelSpec {
   std::string name;          // general.name
   int hidden_size = 0;
   int num_layers = 0;
-  int vocab_size = 0;        // rows of embed_tokens; may exceed the tokenizer's
-  int context_length = 0;    // trained
+  int vocab_size = 0;      // rows of embed_tokens; may exceed the tokenizer's
+  int context_length = 0;  // trained
   float norm_epsilon = 1e-5f;
   float embedding_scale = 1;
-  float logit_softcap = 0;   // final: c * tanh(x / c); 0: none
+  float logit_softcap = 0;  // final: c * tanh(x / c); 0: none
   bool tied_lm_head = false;
-  bool norm_weight_plus_one = false;  // RMS norm multiplies by 1 + w (GGUF folds it, so false there)
   std::vector<LayerSpec> layers;
   bool operator==(const ModelSpec&) const = default;
 };
