@@ -1,0 +1,12 @@
+"""The ``imp`` command. Each verb is a module; they are imported when used, so that ``imp --help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``imp`` script; exits with the codes of :mod:`imp.cli.exit_codes`."""
+    from .app import run_app  # noqa: PLC0415 - typer is imported only when a command runs
+
+    sys.exit(run_app(sys.argv[1:] if arguments is None else arguments))

@@ -1,0 +1,189 @@
+"""``imp chat``: a conversation on the terminal."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..engine import Engine
+from ..sampling import SamplingParams
+from .common import open_engine, sampling_params
+
+HELP = """\
+  /help           this list
+  /clear          forget the conversation
+  /system TEXT    set the system message (forgets the conversation)
+  /undo           take back the last exchange
+  /retry          answer the last message again
+  /save FILE      write the conversation as Markdown
+  /exit           leave (also Ctrl-D)
+  A line that ends in \\ goes on; a line of \"\"\" begins and ends a block of lines.
+  Ctrl-C stops an answer; at the prompt it clears the line."""
+
+
+def chat(
+    *,
+    model: str,
+    system: str | None,
+    config: str | None,
+    settings: list[str] | None,
+    device: str,
+    threads: int,
+    ctx_size: int | None,
+    verbose: bool,
+    **sampling: Any,
+) -> None:
+    with open_engine(
+        model, config=config, settings=settings, device=device, threads=threads, ctx_size=ctx_size, verbose=verbose
+    ) as engine:
+        if not engine.chat_template:
+            raise ValueError(f"{model} has no chat template; `imp run --raw` continues plain text with it")
+        converse(engine, sampling_params(engine, **sampling), system)
+
+
+def converse(engine: Engine, params: SamplingParams, system: str | None) -> None:
+    """Reads messages from standard input and answers them, until /exit or the end of input."""
+    interactive = sys.stdin.isatty()
+    if interactive:
+        _enable_line_editing()
+        print(f"{engine.model_description}. /help for the commands, Ctrl-D to leave.", file=sys.stderr)
+    conversation = Conversation(engine, params, system)
+    while True:
+        try:
+            text = read_message("> " if interactive else "")
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            continue
+        if text is None:
+            break
+        if text.startswith("/"):
+            if not conversation.command(text):
+                break
+        elif text.strip():
+            conversation.say(text)
+    if interactive:
+        print(file=sys.stderr)
+
+
+class Conversation:
+    """The messages so far and what the commands do to them."""
+
+    def __init__(self, engine: Engine, params: SamplingParams, system: str | None) -> None:
+        self._engine = engine
+        self._params = params
+        self._system = system
+        self.messages: list[dict[str, str]] = []
+        self._start()
+
+    def _start(self) -> None:
+        self.messages = [{"role": "system", "content": self._system}] if self._system else []
+
+    def say(self, text: str) -> None:
+        """Adds the user's message and the model's answer; a message that cannot be answered is taken back."""
+        self.messages.append({"role": "user", "content": text})
+        try:
+            answer = self._answer()
+        except ValueError as error:
+            self.messages.pop()
+            print(f"imp: {error}", file=sys.stderr)
+            return
+        self.messages.append({"role": "assistant", "content": answer})
+
+    def _answer(self) -> str:
+        pieces: list[str] = []
+        stream = self._engine.stream(self._engine.chat_ids(self.messages), self._params)
+        try:
+            with contextlib.closing(stream):
+                for delta in stream:
+                    pieces.append(delta.text)
+                    sys.stdout.write(delta.text)
+                    sys.stdout.flush()
+        except KeyboardInterrupt:
+            print(" [stopped]", end="", file=sys.stderr)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        return "".join(pieces)
+
+    def command(self, line: str) -> bool:
+        """Runs a /command; False ends the conversation."""
+        name, _, argument = line.strip().partition(" ")
+        match name:
+            case "/exit" | "/quit" | "/bye":
+                return False
+            case "/clear":
+                self._start()
+            case "/system":
+                self._system = argument.strip() or None
+                self._start()
+            case "/undo":
+                self._drop_last_exchange()
+            case "/retry":
+                if text := self._drop_last_exchange():
+                    self.say(text)
+            case "/save":
+                self._save(argument.strip())
+            case "/help":
+                print(HELP, file=sys.stderr)
+            case _:
+                print(f"imp: no command {name}; /help lists them", file=sys.stderr)
+        return True
+
+    def _drop_last_exchange(self) -> str | None:
+        while self.messages and self.messages[-1]["role"] != "system":
+            message = self.messages.pop()
+            if message["role"] == "user":
+                return message["content"]
+        print("imp: nothing to take back", file=sys.stderr)
+        return None
+
+    def _save(self, name: str) -> None:
+        if not name:
+            print("imp: /save needs a file name", file=sys.stderr)
+            return
+        text = "".join(f"**{message['role']}**\n\n{message['content']}\n\n" for message in self.messages)
+        try:
+            Path(name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            print(f"imp: {name}: {error.strerror}", file=sys.stderr)
+
+
+def read_message(prompt: str) -> str | None:
+    """One message: a line, lines joined by a trailing backslash, or a block between two lines of three quotes."""
+    try:
+        line = input(prompt)
+        if line.strip() == '"""':
+            block = []
+            while (line := input("")).strip() != '"""':
+                block.append(line)
+            return "\n".join(block)
+        lines = [line]
+        while lines[-1].endswith("\\"):
+            lines[-1] = lines[-1][:-1]
+            lines.append(input(". " if prompt else ""))
+        return "\n".join(lines)
+    except EOFError:
+        return None
+
+
+def _enable_line_editing() -> None:
+    """Arrow keys and a history file, where Python was built with readline."""
+    try:
+        import readline  # noqa: PLC0415
+    except ImportError:
+        return
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    history = Path(base) / "imp" / "chat_history"
+    with contextlib.suppress(OSError):
+        history.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        readline.read_history_file(history)
+    readline.set_history_length(1000)
+
+    def save() -> None:
+        with contextlib.suppress(OSError):
+            readline.write_history_file(history)
+
+    atexit.register(save)

@@ -1,0 +1,154 @@
+"""What the commands share: opening an engine, progress on stderr, formatting."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .. import models
+from ..config import RuntimeConfig
+from ..engine import Engine
+from ..sampling import SamplingParams
+
+
+def parse_settings(settings: list[str] | None) -> dict[str, str]:
+    """``section.key=value`` pairs of the command line; the last one of a key wins."""
+    pairs = {}
+    for text in settings or []:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise ValueError(f"--set {text}: expected SECTION.KEY=VALUE")
+        pairs[key.strip()] = value
+    return pairs
+
+
+def make_config(config: str | None, settings: list[str] | None) -> RuntimeConfig:
+    """The configuration of a command: the file search of the documentation, then ``--set``."""
+    runtime = RuntimeConfig.load(config, overrides=parse_settings(settings))
+    for warning in runtime.warnings:
+        print(f"imp: {warning}", file=sys.stderr)
+    return runtime
+
+
+@contextmanager
+def open_engine(
+    model: str,
+    *,
+    config: str | None = None,
+    settings: list[str] | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    ctx_size: int | None = None,
+    verbose: bool = False,
+    announce: bool = True,
+) -> Iterator[Engine]:
+    """An engine for the length of a command. Catalogue and ``hf:`` models are fetched when they are missing."""
+    runtime = make_config(config, settings)
+    path = models.resolve(model, download=True, progress=DownloadBar())
+    engine = Engine(path, config=runtime, device=device, num_threads=threads, max_model_len=ctx_size, log=verbose)
+    try:
+        if announce and (verbose or device == "auto"):
+            print(f"imp: {engine.device_line}", file=sys.stderr)
+        yield engine
+    finally:
+        engine.close()
+
+
+def sampling_params(
+    engine: Engine,
+    *,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int | None = None,
+    max_tokens: int | None = None,
+    stop: list[str] | None = None,
+    **more: Any,
+) -> SamplingParams:
+    """Sampling of a command: what was given, else the defaults for chatting documented in ``imp run --help``."""
+    del engine  # kept for models that will carry their own defaults
+    return SamplingParams(
+        temperature=0.7 if temperature is None else temperature,
+        top_k=40 if top_k is None else top_k,
+        top_p=0.9 if top_p is None else top_p,
+        min_p=0.0 if min_p is None else min_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=stop or None,
+        **more,
+    )
+
+
+class DownloadBar:
+    """A one-line progress bar on stderr; silent where stderr is no terminal, but for a line per file."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._current = ""
+        self._drawn = 0.0
+
+    def __call__(self, what: str, done: int, total: int | None, /) -> None:
+        if self._quiet:
+            return
+        finished = total is not None and done >= total
+        if what != self._current:
+            self._current = what
+            self._drawn = 0.0
+            if not self._terminal:
+                size = f" ({total / 1e6:.0f} MB)" if total else ""
+                print(f"imp: {what}{size}", file=sys.stderr)
+        now = time.monotonic()
+        if not self._terminal or (now - self._drawn < 0.1 and not finished):
+            return
+        self._drawn = now
+        share = done / total if total else 0.0
+        bar = "#" * int(30 * share)
+        amount = f"{done / 1e6:7.1f}" + (f" of {total / 1e6:.1f} MB" if total else " MB")
+        end = "\n" if finished else ""
+        print(f"\r{what:<40.40} [{bar:<30}] {amount}", end=end, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a whole file or nothing: an unwritable place leaves no half of it."""
+    target = Path(path)
+    partial = target.with_name(target.name + ".part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def format_bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def format_table(header: list[str], rows: list[list[str]], right: set[int] | None = None) -> str:
+    """Plain columns; those in ``right`` are right-aligned."""
+    right = right or set()
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""``imp ppl``: perplexity in llama-perplexity's windows."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from .common import open_engine, print_json
+
+
+def ppl(
+    *,
+    model: str,
+    file: str,
+    ctx_size: int,
+    json_output: bool,
+    config: str | None,
+    settings: list[str] | None,
+    device: str,
+    threads: int,
+    verbose: bool,
+) -> None:
+    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8", errors="strict")
+    with open_engine(
+        model, config=config, settings=settings, device=device, threads=threads, verbose=verbose,
+        announce=not json_output,
+    ) as engine:  # fmt: skip
+        started = time.perf_counter()
+
+        def progress(done: int, total: int, value: float) -> None:
+            if sys.stderr.isatty():
+                end = "\n" if done == total else ""
+                print(f"\r[{done}/{total}] perplexity {value:.4f}", end=end, file=sys.stderr, flush=True)
+
+        result = engine.perplexity(text, context=ctx_size, progress=progress)
+        seconds = time.perf_counter() - started
+    if json_output:
+        print_json(
+            {
+                "perplexity": result.value,
+                "stderr": result.stderr,
+                "context": ctx_size,
+                "windows": result.windows,
+                "scored_tokens": result.scored_tokens,
+                "seconds": seconds,
+            }
+        )
+    else:
+        print(f"perplexity {result.value:.4f} +/- {result.stderr:.4f}  ({result.windows} windows of {ctx_size} tokens)")
