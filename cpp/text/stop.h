@@ -12,8 +12,8 @@ class StopMatcher {
   explicit StopMatcher(std::vector<std::string> stop_strings);
 
   struct Result {
-    std::string text;   // safe to show
-    int matched = -1;   // index of the stop string found, -1: none; `text` ends before it
+    std::string text;  // safe to show
+    int matched = -1;  // index of the stop string found, -1: none; `text` ends before it
   };
   Result push(std::string_view text);
   std::string finish();  // what was held back, at the end of generation

@@ -1,0 +1,153 @@
+#include "text/pre_tokenizer.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace imp {
+namespace {
+
+// The patterns are those that the model publishers put into tokenizer.json. Names that are known to share one
+// stand in one row.
+#define IMP_CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+
+constexpr std::string_view kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kOneDigit = R"(\p{N})";
+
+// OpenAI's cl100k and its descendants; they differ in how many digits stay together
+constexpr std::string_view kCl100k =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kQwen2 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kQwen35 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kSeedCoder =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kBailing =
+    R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)";
+constexpr std::string_view kJais2 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+)"
+    R"(|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1})";
+
+// o200k and Tekken split words where case changes: upper* lower+ or upper+ lower*
+#define IMP_CASED_START R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+)"
+#define IMP_CASED_OTHER R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*)"
+#define IMP_CASED_REST R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"
+constexpr std::string_view kTekken = IMP_CASED_START "|" IMP_CASED_OTHER R"(|\p{N})" IMP_CASED_REST;
+constexpr std::string_view kO200k =
+    IMP_CASED_START IMP_CONTRACTION "?|" IMP_CASED_OTHER IMP_CONTRACTION R"(?|\p{N}{1,3})" IMP_CASED_REST;
+
+constexpr std::string_view kDeepseek3Digits = R"(\p{N}{1,3})";
+constexpr std::string_view kDeepseek3Cjk = "[一-龥぀-ゟ゠-ヿ]+";
+constexpr std::string_view kDeepseek3 =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+constexpr std::string_view kDeepseekLineBreak = R"([\r\n])";
+// Latin, Greek, Cyrillic, Armenian, Georgian, Cherokee, ... letters that have case
+constexpr std::string_view kDeepseekLlmLetters =
+    R"(\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+)";
+constexpr std::string_view kDeepseekLlmPunctuation = R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)";
+constexpr std::string_view kDeepseekCjk = "[一-龥ࠀ-一가-퟿]+";
+
+constexpr std::string_view kFalconPunctuation = R"([\p{P}\$\+<=>\^~\|`]+)";
+constexpr std::string_view kDefaultPunctuation = R"([\p{P}\$\+<=>\^~\|]+)";
+constexpr std::string_view kThreeDigits = "[0-9][0-9][0-9]";
+constexpr std::string_view kBloom = R"( ?[^(\s|.,!?…。，、।۔،)]+)";
+
+#undef IMP_CONTRACTION
+#undef IMP_CASED_START
+#undef IMP_CASED_OTHER
+#undef IMP_CASED_REST
+
+const PreTokenizerSpec kTable[] = {
+    {.names = {"default"}, .patterns = {kDefaultPunctuation, kGpt2, R"(\p{N}+)", kThreeDigits}},
+    {.names = {"gpt-2", "mpt", "olmo", "phi-2", "jais", "trillion", "granite-docling", "gigachat", "exaone4", "a.x-4.0",
+               "mellum", "modern-bert", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de"},
+     .patterns = {kGpt2}},
+    {.names = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"},
+     .patterns = {kOneDigit, kGpt2}},
+    {.names = {"falcon"}, .patterns = {kFalconPunctuation, kGpt2, kThreeDigits}},
+    {.names = {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"},
+     .patterns = {kCl100k},
+     .ignore_merges = true,
+     .add_bos = true},
+    {.names = {"dbrx", "smaug-bpe", "chatglm-bpe"}, .patterns = {kCl100k}},
+    {.names = {"glm4", "glm5"}, .patterns = {kCl100k}, .ignore_merges = true},
+    {.names = {"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2", "solar-open", "kormo"},
+     .patterns = {kQwen2}},
+    {.names = {"qwen35"}, .patterns = {kQwen35}},
+    {.names = {"gpt-4o", "llama4", "kanana2", "minimax-m2"}, .patterns = {kO200k}},
+    {.names = {"tekken"}, .patterns = {kTekken}, .ignore_merges = true, .add_bos = true},
+    {.names = {"deepseek-llm"},
+     .patterns = {kDeepseekLineBreak, kDeepseekLlmLetters, kDeepseekLlmPunctuation, R"(\s+$)", kDeepseekCjk,
+                  R"(\p{N}+)"}},
+    {.names = {"deepseek-coder"},
+     .patterns = {kDeepseekLineBreak, R"(\s?\p{L}+)", R"(\s?\p{P}+)", kDeepseekCjk, kOneDigit}},
+    {.names = {"deepseek-v3", "hunyuan-dense", "joyai-llm"}, .patterns = {kDeepseek3Digits, kDeepseek3Cjk, kDeepseek3}},
+    {.names = {"bloom", "poro-chat", "gpt3-finnish"}, .patterns = {kBloom}},
+    {.names = {"viking"}, .patterns = {kBloom, kOneDigit}},
+    {.names = {"seed-coder"}, .patterns = {kSeedCoder}},
+    {.names = {"bailingmoe", "bailingmoe2", "llada-moe"}, .patterns = {kBailing}},
+    {.names = {"jais-2"}, .patterns = {kJais2}},
+};
+
+}  // namespace
+
+std::span<const PreTokenizerSpec> pre_tokenizers() { return kTable; }
+
+const PreTokenizerSpec* find_pre_tokenizer(std::string_view name) {
+  for (const PreTokenizerSpec& spec : kTable) {
+    if (std::find(spec.names.begin(), spec.names.end(), name) != spec.names.end()) return &spec;
+  }
+  return nullptr;
+}
+
+std::string known_pre_tokenizers() {
+  std::vector<std::string_view> names;
+  for (const PreTokenizerSpec& spec : kTable) names.insert(names.end(), spec.names.begin(), spec.names.end());
+  std::sort(names.begin(), names.end());
+  std::string joined;
+  for (const std::string_view name : names) joined += (joined.empty() ? "" : ", ") + std::string(name);
+  return joined;
+}
+
+PreTokenizer::PreTokenizer(const PreTokenizerSpec& spec) {
+  for (const std::string_view pattern : spec.patterns) patterns_.emplace_back(pattern, classes_);
+  classes_.freeze();
+}
+
+std::vector<std::string_view> PreTokenizer::split(std::string_view text) const {
+  std::vector<uint32_t> bits;     // [character]
+  std::vector<uint32_t> offsets;  // [character + 1], bytes
+  bits.reserve(text.size());
+  offsets.reserve(text.size() + 1);
+  for (size_t pos = 0; pos < text.size();) {
+    offsets.push_back(static_cast<uint32_t>(pos));
+    const auto byte = static_cast<uint8_t>(text[pos]);
+    if (byte < 0x80) {
+      bits.push_back(classes_.ascii_bits(byte));
+      ++pos;
+      continue;
+    }
+    const Utf8Char c = decode_utf8(text.substr(pos));
+    bits.push_back(classes_.bits(c));
+    pos += c.length;
+  }
+  offsets.push_back(static_cast<uint32_t>(text.size()));
+
+  std::vector<CharRange> pieces, finer;
+  if (!bits.empty()) pieces.push_back({0, static_cast<uint32_t>(bits.size())});
+  for (const Pattern& pattern : patterns_) {
+    finer.clear();
+    for (const CharRange piece : pieces) pattern.split(bits, piece, finer);
+    std::swap(pieces, finer);
+  }
+  std::vector<std::string_view> words;
+  words.reserve(pieces.size());
+  for (const CharRange piece : pieces) {
+    words.push_back(text.substr(offsets[piece.begin], offsets[piece.end] - offsets[piece.begin]));
+  }
+  return words;
+}
+
+}  // namespace imp
