@@ -3,17 +3,20 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "config/config.h"
 #include "core/error.h"
 #include "sampling/params.h"
+#include "sampling/sampler.h"
 #include "text/tokenizer.h"
 
 namespace imp {
 
 using RequestId = int64_t;
+struct Request;
 
 enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
 
@@ -26,13 +29,13 @@ struct TokenLogprob {
 /// What one sequence gained in a step.
 struct TokenEvent {
   RequestId request = 0;
-  int32_t index = 0;                 // which of the request's n sequences
-  std::vector<TokenId> tokens;       // new ids, in order (stop tokens included)
-  std::string text;                  // new whole UTF-8 text
+  int32_t index = 0;                                // which of the request's n sequences
+  std::vector<TokenId> tokens;                      // new ids, in order (stop tokens included)
+  std::string text;                                 // new whole UTF-8 text
   std::vector<std::vector<TokenLogprob>> logprobs;  // one row a token: the chosen one first, then the best
   FinishReason finish = FinishReason::none;
-  std::string stop_reason;           // the stop string or token id text, "" where the model ended by itself
-  ErrorCode error = ErrorCode::ok;   // with finish == error
+  std::string stop_reason;          // the stop string or token id text, "" where the model ended by itself
+  ErrorCode error = ErrorCode::ok;  // with finish == error
   std::string error_message;
 };
 
@@ -58,15 +61,16 @@ class Engine {
   ~Engine();
 
   /// Ids of a prompt that does not fit, or parameters out of range, are invalid_argument errors here, not later.
-  RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params);
+  /// `mask`, where set, is asked before each token which ones may come (constrained decoding).
+  RequestId submit(std::vector<TokenId> prompt, const SamplingParams& params, LogitsMask mask = {});
   /// Runs one batch; gives what each running sequence gained. Empty when there is nothing to do.
   std::vector<TokenEvent> step();
   bool has_work() const;
-  void cancel(RequestId id);             // ends with FinishReason::cancelled at the next step()
+  void cancel(RequestId id);  // ends with FinishReason::cancelled at the next step()
   RequestTimings timings(RequestId id) const;
   /// Rows [prompt_tokens] of a finished or running request that asked for prompt_logprobs; row 0 is empty.
   std::vector<std::vector<TokenLogprob>> prompt_logprobs(RequestId id) const;
-  void forget(RequestId id);             // drops what is kept about a finished request
+  void forget(RequestId id);  // drops what is kept about a finished request
 
   /// logits[t, :] after each token of `tokens` (all rows) or after the last only; a fresh sequence, nothing kept.
   std::vector<float> logits(std::span<const TokenId> tokens, bool all_rows);
@@ -76,31 +80,37 @@ class Engine {
     double value = 0, stderr_ = 0;
     int64_t windows = 0, scored_tokens = 0;
   };
-  Perplexity perplexity(std::span<const TokenId> tokens, int context, const std::function<bool(int64_t, int64_t, double)>& progress);
+  Perplexity perplexity(std::span<const TokenId> tokens, int context,
+                        const std::function<bool(int64_t, int64_t, double)>& progress);
 
-  const Tokenizer* tokenizer() const;    // null: the file has none
+  const Tokenizer* tokenizer() const;  // null: the file has none
   const Config& config() const;
   int32_t vocab_size() const;
   int32_t max_seq_len() const;
-  std::string device() const;            // "cpu"
-  std::string device_line() const;       // one line: what was chosen and why
-  std::string chat_template() const;     // "" where the file has none
-  std::string model_description() const; // "llama 135M Q4_1": architecture, size, main weight format
+  std::string device() const;             // "cpu"
+  std::string device_line() const;        // one line: what was chosen and why
+  std::string chat_template() const;      // "" where the file has none
+  std::string model_description() const;  // "llama 135M Q4_1": architecture, size, main weight format
   int64_t num_parameters() const;
   uint64_t model_bytes() const;
-  uint64_t bytes_per_token() const;      // weight bytes read for one token
+  uint64_t bytes_per_token() const;  // weight bytes read for one token
 
-  std::string report_json() const;       // spec of the fields: docs/report.md
+  std::string report_json() const;  // spec of the fields: docs/report.md
   std::string explain_json(const std::vector<int>& batch_sizes) const;
 
   /// Bench and tests: drops all sequences, keeps weights and counters.
   void reset();
-  /// Bench: one forward over `count` tokens at `depth`, no sampling; the caller times it. Sequences are kept until reset().
+  /// Bench: one forward over `count` tokens at `depth`, no sampling; the caller times it. Sequences are kept until
+  /// reset().
   void bench_prefill(std::span<const TokenId> tokens);
   void bench_decode(TokenId token);
 
+  struct State;  // engine/state.h
+
  private:
-  struct State;
+  void check_prompt(std::span<const TokenId> prompt) const;
+  const Request& request(RequestId id) const;
+
   std::unique_ptr<State> state_;
 };
 

@@ -1,0 +1,145 @@
+#include "engine/generation.h"
+
+#include <algorithm>
+#include <array>
+
+namespace imp {
+namespace {
+
+/// Control tokens that the protocols of chat templates write: thinking, tool calls, channels.
+bool is_protocol_token(std::string_view text) {
+  constexpr std::array<std::string_view, 8> kWords = {"think",   "tool", "channel",    "message",
+                                                      "|start|", "call", "python_tag", "constrain"};
+  std::string lower(text);
+  std::ranges::transform(lower, lower.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  return std::ranges::any_of(kWords, [&](std::string_view word) { return lower.find(word) != std::string::npos; });
+}
+
+/// Pieces join to text only in the context of the token before: the first generated one must keep its space.
+void prime(IncrementalDecoder& decoder, std::span<const TokenId> prompt) {
+  constexpr size_t kEnough = 4;  // tokens; no UTF-8 sequence is longer
+  for (TokenId id : prompt.last(std::min(prompt.size(), kEnough))) decoder.push(id);
+}
+
+}  // namespace
+
+VocabInfo make_vocab_info(const Tokenizer* tokenizer, int32_t vocab_size, const Settings& settings) {
+  VocabInfo vocab{.tokenizer = tokenizer, .vocab_size = vocab_size, .banned = {}, .think = {}, .think_budget = 0};
+  if (!tokenizer) return vocab;
+  vocab.think_budget = settings.generation.think_budget;
+  if (vocab.think_budget > 0) vocab.think = find_think_markers(*tokenizer);
+  if (settings.generation.no_ban) return vocab;
+  for (TokenId id = 0; id < tokenizer->size(); ++id) {
+    if (tokenizer->type(id) != TokenType::control || tokenizer->is_stop(id)) continue;
+    if (!is_protocol_token(tokenizer->token_text(id))) vocab.banned.push_back(id);
+  }
+  return vocab;
+}
+
+SamplerVocab make_sampler_vocab(const VocabInfo& vocab, const SamplingParams& params) {
+  SamplerVocab sampler;
+  sampler.vocab_size = vocab.vocab_size;
+  sampler.tokenizer_size = vocab.tokenizer ? vocab.tokenizer->size() : vocab.vocab_size;
+  sampler.banned_ids = vocab.banned;
+  sampler.stop_ids = params.stop_token_ids;
+  if (!vocab.tokenizer) return sampler;
+  const std::vector<TokenId>& stop = vocab.tokenizer->special().stop;
+  if (!params.ignore_eos) sampler.stop_ids.insert(sampler.stop_ids.end(), stop.begin(), stop.end());
+  if (params.dry_multiplier > 0) {
+    for (const std::string& breaker : params.dry_sequence_breakers)
+      sampler.dry_breakers.push_back(vocab.tokenizer->encode(breaker, {.add_special = false, .parse_special = false}));
+  }
+  return sampler;
+}
+
+Generation::Generation(const VocabInfo& vocab, std::shared_ptr<const SamplingParams> params,
+                       std::span<const TokenId> prompt, uint64_t seed, int32_t index, LogitsMask mask)
+    : vocab_(&vocab),
+      params_(std::move(params)),
+      sampler_(*params_, make_sampler_vocab(vocab, *params_), seed, index),
+      stops_(params_->stop) {
+  if (vocab.tokenizer) {
+    decoder_.emplace(*vocab.tokenizer, !params_->skip_special_tokens);
+    prime(*decoder_, prompt);
+  }
+  if (vocab.think) think_.emplace(*vocab.think, vocab.think_budget, prompt);
+  sampler_.accept_prompt(prompt);
+  if (mask) sampler_.set_mask(std::move(mask));
+}
+
+TokenEvent Generation::next(std::span<float> logits, int64_t room) {
+  try {
+    if (think_) {
+      if (const auto forced = think_->forced()) sampler_.force_next(*forced);
+    }
+    return accept(sampler_.sample(logits), room);
+  } catch (const Error& error) {  // this sequence only; its neighbours go on
+    TokenEvent event;
+    event.finish = FinishReason::error;
+    event.error = error.code();
+    event.error_message = error.what();
+    flush_text(event);
+    return event;
+  }
+}
+
+TokenEvent Generation::accept(const SampledToken& sampled, int64_t room) {
+  TokenEvent event;
+  event.tokens.push_back(sampled.id);
+  ++num_generated_;
+  if (think_) think_->accept(sampled.id);
+  if (params_->logprobs >= 0) {
+    std::vector<TokenLogprob> row = {{sampled.id, sampled.logprob, sampled.rank}};
+    for (size_t i = 0; i < sampled.top_ids.size(); ++i)
+      row.push_back({sampled.top_ids[i], sampled.top_logprobs[i], static_cast<int32_t>(i) + 1});
+    event.logprobs.push_back(std::move(row));
+  }
+
+  if (ends_with(sampled.id, event)) {
+    event.finish = FinishReason::stop;
+    flush_text(event);
+    return event;
+  }
+  if (decoder_ && add_text(decoder_->push(sampled.id), event)) return event;
+  const bool at_limit = params_->max_tokens >= 0 && num_generated_ >= params_->max_tokens;
+  if (at_limit || room <= 1) {
+    event.finish = FinishReason::length;
+    flush_text(event);
+  }
+  return event;
+}
+
+/// Whether `id` ends the sequence by itself.
+bool Generation::ends_with(TokenId id, TokenEvent& event) const {
+  if (std::ranges::find(params_->stop_token_ids, id) != params_->stop_token_ids.end()) {
+    event.stop_reason = std::to_string(id);
+    return true;
+  }
+  return !params_->ignore_eos && vocab_->tokenizer && vocab_->tokenizer->is_stop(id);
+}
+
+/// Shows text as soon as no stop string can begin in it; true when one was found. They count from min_tokens on.
+bool Generation::add_text(std::string_view piece, TokenEvent& event) {
+  if (num_generated_ <= params_->min_tokens) {
+    event.text += piece;
+    return false;
+  }
+  StopMatcher::Result result = stops_.push(piece);
+  event.text += result.text;
+  if (result.matched < 0) return false;
+  const std::string& stop = params_->stop[static_cast<size_t>(result.matched)];
+  if (params_->include_stop_str_in_output) event.text += stop;
+  if (event.finish != FinishReason::stop && event.finish != FinishReason::error) {
+    event.finish = FinishReason::stop;
+    event.stop_reason = stop;
+  }
+  return true;
+}
+
+/// What decoder and matcher held back, at the end. It may still complete a stop string.
+void Generation::flush_text(TokenEvent& event) {
+  if (!decoder_) return;
+  if (!add_text(decoder_->finish(), event)) event.text += stops_.finish();
+}
+
+}  // namespace imp

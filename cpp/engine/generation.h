@@ -1,0 +1,56 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "engine/engine.h"
+#include "engine/think_budget.h"
+#include "sampling/sampler.h"
+#include "text/stop.h"
+#include "text/tokenizer.h"
+
+namespace imp {
+
+/// What generation needs to know of the vocabulary; one an engine.
+struct VocabInfo {
+  const Tokenizer* tokenizer = nullptr;  // null: ids only
+  int32_t vocab_size = 0;                // columns of the logits
+  std::vector<TokenId> banned;           // control tokens that no protocol needs; empty under generation.no_ban
+  std::optional<ThinkMarkers> think;     // set where generation.think_budget applies
+  int64_t think_budget = 0;
+};
+VocabInfo make_vocab_info(const Tokenizer* tokenizer, int32_t vocab_size, const Settings& settings);
+
+/// The sampler's view of a request's vocabulary.
+SamplerVocab make_sampler_vocab(const VocabInfo& vocab, const SamplingParams& params);
+
+/// One sequence while it is generated: draws its tokens, makes text of them, knows when it ends.
+class Generation {
+ public:
+  Generation(const VocabInfo& vocab, std::shared_ptr<const SamplingParams> params, std::span<const TokenId> prompt,
+             uint64_t seed, int32_t index, LogitsMask mask);
+
+  /// Draws the next token from `logits` (overwritten). `room`: tokens that still fit into the context with this one.
+  /// Request and index of the event are the caller's to fill in. What the sampler refuses ends the sequence as error.
+  TokenEvent next(std::span<float> logits, int64_t room);
+
+ private:
+  TokenEvent accept(const SampledToken& sampled, int64_t room);
+  bool ends_with(TokenId id, TokenEvent& event) const;
+  bool add_text(std::string_view piece, TokenEvent& event);
+  void flush_text(TokenEvent& event);
+
+  const VocabInfo* vocab_;
+  std::shared_ptr<const SamplingParams> params_;
+  Sampler sampler_;
+  std::optional<IncrementalDecoder> decoder_;
+  StopMatcher stops_;
+  std::optional<ThinkBudget> think_;
+  int64_t num_generated_ = 0;
+};
+
+}  // namespace imp

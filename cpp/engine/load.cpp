@@ -1,0 +1,143 @@
+#include "engine/load.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+
+#include "core/log.h"
+#include "engine/think_budget.h"
+#include "exec/load_weights.h"
+#include "model/arch.h"
+
+namespace imp {
+namespace {
+
+constexpr int32_t kMaxStepTokens = 512;
+
+int cuda_index(std::string_view device) {
+  if (device == "auto" || device == "cuda") return 0;
+  int index = -1;
+  const std::string_view digits = device.starts_with("cuda:") ? device.substr(5) : std::string_view{};
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+  if (digits.empty() || error != std::errc{} || end != digits.data() + digits.size() || index < 0)
+    fail(ErrorCode::invalid_argument, "device \"", device, "\" is unknown; expected auto, cpu, cuda or cuda:N");
+  return index;
+}
+
+void choose_device(const EngineOptions& options, const Settings& settings, LoadedModel& model) {
+  const BackendOptions backend{.settings = &settings,
+                               .num_threads = options.num_threads,
+                               .force_isa = options.force_isa,
+                               .force_linear = options.force_linear};
+  std::string reason = "asked for";
+  if (options.device != "cpu") {
+    const int index = cuda_index(options.device);
+    const std::string why_not = why_no_cuda();
+    if (why_not.empty() || options.device != "auto") {
+      model.backend = make_cuda_backend(backend, index);
+      reason = options.device == "auto" ? "a CUDA device is there" : reason;
+    } else {
+      reason = why_not;
+    }
+  }
+  if (!model.backend) model.backend = make_cpu_backend(backend);
+  model.device_line =
+      cat(model.backend->name(), ": ", model.backend->device_name(), " (device=", options.device, ": ", reason, ")");
+}
+
+/// A setting whose mechanism this model does not have: legal, without effect, and said so once.
+void note_inert(std::vector<std::string>& inert, std::string text) {
+  log_warn(text);
+  inert.push_back(std::move(text));
+}
+
+void settle_settings(const LoadedModel& model, Config& config, std::vector<std::string>& inert) {
+  const Settings& settings = config.settings();
+  const ModelSpec& spec = model.spec;
+  if (settings.diagnostics.exit_layer >= spec.num_layers) {
+    log_warn("diagnostics.exit_layer=", settings.diagnostics.exit_layer, ": the model has ", spec.num_layers,
+             " layers; all of them run");
+    config.set_automatic("diagnostics.exit_layer", int64_t{-1}, cat("the model has ", spec.num_layers, " layers"));
+  }
+  if (settings.generation.no_logit_softcap && spec.logit_softcap == 0)
+    note_inert(inert, "generation.no_logit_softcap has no effect: the model does not cap its logits");
+  if (settings.generation.force_bos && (!model.tokenizer || !model.tokenizer->special().bos))
+    note_inert(inert, "generation.force_bos has no effect: the vocabulary has no BOS token");
+  if (settings.generation.think_budget > 0 && (!model.tokenizer || !find_think_markers(*model.tokenizer)))
+    note_inert(inert, "generation.think_budget has no effect: the vocabulary has no <think> and </think>");
+  const auto is_q8_0 = [](const LayerWeights& layer) { return layer.down_proj.format == WeightFormat::q8_0; };
+  if (settings.ffn.sparsity_threshold > 0 && std::ranges::none_of(model.weights.layers, is_q8_0))
+    note_inert(inert, "ffn.sparsity_threshold has no effect: no down_proj is Q8_0");
+}
+
+MemoryPlan settle_memory(const EngineOptions& options, const LoadedModel& model, Config& config) {
+  const auto& runtime = config.settings().runtime;
+  const MemoryPlan plan = plan_memory({.device_free_bytes = model.backend->free_memory_bytes(),
+                                       .budget_bytes = options.memory_budget_bytes,
+                                       .weight_bytes = tensor_bytes(*model.file),
+                                       .workspace_bytes = Decoder::workspace_bytes(model.spec, kMaxStepTokens),
+                                       .vocab_size = model.spec.vocab_size,
+                                       .kv = kv_layout(model.spec),
+                                       .model_context = model.spec.context_length,
+                                       .max_seq_len = runtime.max_seq_len,
+                                       .max_batch_size = static_cast<int32_t>(runtime.max_batch_size),
+                                       .max_step_tokens = kMaxStepTokens});
+  if (runtime.max_seq_len > model.spec.context_length)
+    log_warn("runtime.max_seq_len=", runtime.max_seq_len, " is above the ", model.spec.context_length,
+             " tokens the model was trained for; expect worse text past them");
+  if (!plan.reduction.empty()) log_warn("runtime.max_seq_len is ", plan.max_seq_len, ": ", plan.reduction);
+  if (plan.max_seq_len != runtime.max_seq_len)
+    config.set_automatic("runtime.max_seq_len", plan.max_seq_len,
+                         plan.reduction.empty() ? "the model's context" : plan.reduction);
+  return plan;
+}
+
+void allocate_kv(LoadedModel& model) {
+  const KvLayout layout = kv_layout(model.spec);
+  for (int layer = 0; layer < model.spec.num_layers; ++layer) {
+    const uint64_t bytes = layout.array_bytes(layer, model.memory.num_blocks);
+    const KvLayerShape& shape = layout.layers[static_cast<size_t>(layer)];
+    model.kv.push_back({.k = model.backend->allocate(bytes, MemoryTag::kv_pool),
+                        .v = model.backend->allocate(bytes, MemoryTag::kv_pool),
+                        .dtype = DType::f16,
+                        .num_kv_heads = shape.num_kv_heads,
+                        .head_dim = shape.head_dim,
+                        .block_size = kKvBlockSize});
+  }
+}
+
+}  // namespace
+
+uint64_t tensor_bytes(const ModelFile& file) {
+  uint64_t bytes = 0;
+  for (const TensorInfo& tensor : file.tensors()) bytes += tensor.data.size();
+  return bytes;
+}
+
+LoadedModel load_model(const EngineOptions& options, Config& config, std::vector<std::string>& inert) {
+  const auto start = std::chrono::steady_clock::now();
+  LoadedModel model;
+  model.file = open_model_file(options.model_path);
+  model.spec = read_model_spec(*model.file);
+  model.tensors = match_tensors(*model.file, model.spec);
+  model.tokenizer = load_tokenizer(*model.file);
+  choose_device(options, config.settings(), model);
+  log_info("device ", model.device_line);
+  model.memory = settle_memory(options, model, config);  // before anything large is touched
+  log_info("memory plan\n", model.memory.table());
+  model.weights = load_weights(model.tensors, model.spec, *model.backend);
+  settle_settings(model, config, inert);
+  allocate_kv(model);
+
+  const Settings& settings = config.settings();
+  model.decoder = std::make_unique<Decoder>(
+      model.spec, model.weights, *model.backend, model.kv,
+      DecoderOptions{.max_tokens = model.memory.max_step_tokens,
+                     .exit_layer = static_cast<int>(settings.diagnostics.exit_layer),
+                     .no_logit_softcap = settings.generation.no_logit_softcap,
+                     .ffn_skip_threshold = static_cast<float>(settings.ffn.sparsity_threshold)});
+  model.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return model;
+}
+
+}  // namespace imp

@@ -1,0 +1,96 @@
+#include "engine/memory_plan.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include "core/error.h"
+
+namespace imp {
+namespace {
+
+constexpr int64_t kShortestContext = 128;             // tokens; below it an engine is of no use
+constexpr uint64_t kLogitsBytesWanted = 64ull << 20;  // rows beyond max_batch_size only speed up prompt logprobs
+
+int32_t logit_rows(const MemoryQuery& query) {
+  const uint64_t row_bytes = static_cast<uint64_t>(query.vocab_size) * sizeof(float);
+  const auto rows = static_cast<int32_t>(std::min<uint64_t>(kLogitsBytesWanted / row_bytes, 512));
+  return std::clamp(rows, query.max_batch_size, std::max(query.max_batch_size, query.max_step_tokens));
+}
+
+}  // namespace
+
+std::string format_bytes(uint64_t bytes) {
+  constexpr std::array kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  size_t unit = 0;
+  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
+  return text;
+}
+
+KvLayout kv_layout(const ModelSpec& spec) {
+  KvLayout layout;
+  for (const LayerSpec& layer : spec.layers)
+    layout.layers.push_back({layer.attention.num_kv_heads, layer.attention.head_dim});
+  return layout;
+}
+
+MemoryPlan plan_memory(const MemoryQuery& query) {
+  MemoryPlan plan;
+  plan.budget_bytes = query.budget_bytes ? query.budget_bytes : query.device_free_bytes / 4 * 3;
+  plan.weight_bytes = query.weight_bytes;
+  plan.workspace_bytes = query.workspace_bytes;
+  plan.max_batch_size = query.max_batch_size;
+  plan.max_step_tokens = query.max_step_tokens;
+  plan.max_logit_rows = logit_rows(query);
+  plan.logits_bytes = static_cast<uint64_t>(plan.max_logit_rows) * static_cast<uint64_t>(query.vocab_size) * 4;
+
+  const uint64_t block_bytes = query.kv.block_bytes();
+  const uint64_t fixed = plan.total_bytes();
+  const uint64_t left = plan.budget_bytes > fixed ? plan.budget_bytes - fixed : 0;
+  const auto affordable = static_cast<int64_t>(left / block_bytes);
+  const int64_t wanted = query.max_seq_len > 0 ? query.max_seq_len : query.model_context;
+  const int64_t shortest = blocks_for(std::min(wanted, kShortestContext));
+  if (affordable < shortest) {
+    fail(ErrorCode::out_of_memory, "the model does not fit: weights ", format_bytes(plan.weight_bytes), ", workspace ",
+         format_bytes(plan.workspace_bytes), ", logits ", format_bytes(plan.logits_bytes), " and a KV cache of ",
+         shortest * kKvBlockSize, " tokens (", format_bytes(static_cast<uint64_t>(shortest) * block_bytes),
+         ") need a budget of ", format_bytes(fixed + static_cast<uint64_t>(shortest) * block_bytes), ", found ",
+         format_bytes(plan.budget_bytes), query.budget_bytes ? " (asked for)" : " (3/4 of the free memory)",
+         "; raise the budget, free memory, or take a smaller model or quantization");
+  }
+  plan.max_seq_len = std::min(wanted, affordable * kKvBlockSize);
+  if (plan.max_seq_len < wanted) {
+    plan.reduction =
+        cat("the KV cache of ", format_bytes(left), " that the budget of ", format_bytes(plan.budget_bytes),
+            " leaves holds ", plan.max_seq_len, " of ", wanted, " tokens");
+  }
+  plan.num_blocks = std::min(affordable, blocks_for(plan.max_seq_len) * plan.max_batch_size);
+  plan.kv_bytes = static_cast<uint64_t>(plan.num_blocks) * block_bytes;
+  return plan;
+}
+
+std::string MemoryPlan::table() const {
+  std::string text;
+  const auto line = [&](std::string_view name, uint64_t bytes, const std::string& note) {
+    std::string row = cat("  ", name);
+    row.resize(14, ' ');
+    std::string amount = format_bytes(bytes);
+    row += std::string(amount.size() < 11 ? 11 - amount.size() : 0, ' ') + amount;
+    text += cat(row, note.empty() ? "" : "  ", note, "\n");
+  };
+  line("weights", weight_bytes, "");
+  line("workspace", workspace_bytes, cat(max_step_tokens, " tokens a step"));
+  line("logits", logits_bytes, cat(max_logit_rows, " rows"));
+  line("kv_pool", kv_bytes,
+       cat(num_blocks, " blocks of ", kKvBlockSize, " tokens, ", max_batch_size, " sequences of up to ", max_seq_len,
+           " tokens"));
+  line("total", total_bytes(), "");
+  line("budget", budget_bytes, "");
+  if (!reduction.empty()) text += cat("  max_seq_len reduced: ", reduction, "\n");
+  return text;
+}
+
+}  // namespace imp

@@ -1,0 +1,53 @@
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "kv/layout.h"
+#include "model/spec.h"
+
+namespace imp {
+
+/// What the plan is made from. Bytes, tokens and sequences.
+struct MemoryQuery {
+  uint64_t device_free_bytes = 0;
+  uint64_t budget_bytes = 0;  // asked for by the user; 0: three quarters of what is free, the weights included
+  uint64_t weight_bytes = 0;
+  uint64_t workspace_bytes = 0;  // activations of one step
+  int32_t vocab_size = 0;
+  KvLayout kv;
+  int64_t model_context = 0;  // trained
+  int64_t max_seq_len = 0;    // asked for; 0: the model's
+  int32_t max_batch_size = 0;
+  int32_t max_step_tokens = 0;
+};
+
+/// How the memory of an engine is divided; decided once, at load.
+struct MemoryPlan {
+  uint64_t budget_bytes = 0;
+  uint64_t weight_bytes = 0;
+  uint64_t workspace_bytes = 0;
+  uint64_t logits_bytes = 0;
+  uint64_t kv_bytes = 0;
+  int64_t num_blocks = 0;
+  int64_t max_seq_len = 0;
+  int32_t max_batch_size = 0;
+  int32_t max_step_tokens = 0;
+  int32_t max_logit_rows = 0;  // rows of logits of one step
+  std::string reduction;       // why max_seq_len is less than asked for; "" where it is not
+
+  uint64_t total_bytes() const { return weight_bytes + workspace_bytes + logits_bytes + kv_bytes; }
+  /// The plan as lines of a table, for logs and `imp explain`.
+  std::string table() const;
+};
+
+/// Weights, workspace and logits come first; the KV cache gets what max_batch_size sequences of full length need, or
+/// what is left. A context that does not fit is reduced; where not even a short one fits: out_of_memory, with the
+/// smallest budget that would do.
+MemoryPlan plan_memory(const MemoryQuery& query);
+
+KvLayout kv_layout(const ModelSpec& spec);
+
+/// "812.4 MiB"
+std::string format_bytes(uint64_t bytes);
+
+}  // namespace imp

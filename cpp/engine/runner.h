@@ -1,0 +1,49 @@
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/load.h"
+#include "kv/block_pool.h"
+#include "sched/plan.h"
+
+namespace imp {
+
+/// A piece of one sequence to run: `tokens` are new, the first of them at position `begin`; `blocks` already cover
+/// them. Logits are wanted of the last `num_logit_rows` of them.
+struct RunChunk {
+  std::span<const int32_t> tokens;
+  int64_t begin = 0;
+  std::span<const BlockId> blocks;
+  int32_t num_logit_rows = 0;
+};
+
+/// Turns chunks into the arrays of a ForwardBatch in the backend's memory, and runs the decoder. All memory is taken
+/// at construction.
+class Runner {
+ public:
+  explicit Runner(LoadedModel& model);
+
+  /// One forward batch of at most max_step_tokens tokens and max_logit_rows rows. The rows that were asked for,
+  /// [num_logit_rows, vocab_size], chunk after chunk, in host memory; valid, and free to be overwritten, until the next
+  /// call.
+  std::span<float> run(std::span<const RunChunk> chunks, std::span<const BlockCopy> copies = {});
+
+ private:
+  struct Array {
+    std::vector<int32_t> host;
+    int32_t* device = nullptr;
+  };
+  Array make_array(size_t size);
+  const int32_t* upload(Array& array);
+  void add(const RunChunk& chunk);
+
+  LoadedModel& model_;
+  int block_table_stride_;
+  Array token_ids_, positions_, query_start_, context_len_, block_tables_, logit_rows_;
+  float* logits_;                   // backend memory [max_logit_rows, vocab_size]
+  std::vector<float> host_logits_;  // empty where the backend's memory is the host's
+  int max_query_len_ = 0, max_context_len_ = 0;
+};
+
+}  // namespace imp
