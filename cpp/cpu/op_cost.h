@@ -1,0 +1,19 @@
+#pragma once
+#include "ops/args.h"
+
+namespace imp::cpu {
+
+/// The least that an op must move and compute: what the profile holds its time against.
+struct OpCost {
+  double bytes = 0;
+  double flops = 0;
+};
+
+OpCost cost_of(const EmbedArgs& args);
+OpCost cost_of(const RmsNormArgs& args);
+OpCost cost_of(const LinearArgs& args);
+OpCost cost_of(const QkRopeKvArgs& args);
+OpCost cost_of(const AttentionArgs& args);
+OpCost cost_of(const SoftcapArgs& args);
+
+}  // namespace imp::cpu

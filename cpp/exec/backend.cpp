@@ -1,0 +1,16 @@
+#include "exec/backend.h"
+
+namespace imp {
+
+std::string_view memory_tag_name(MemoryTag tag) {
+  switch (tag) {
+    case MemoryTag::weights: return "weights";
+    case MemoryTag::kv_pool: return "kv_pool";
+    case MemoryTag::workspace: return "workspace";
+    case MemoryTag::logits: return "logits";
+    case MemoryTag::other: return "other";
+  }
+  return "?";
+}
+
+}  // namespace imp
