@@ -1,6 +1,5 @@
 #pragma once
 #include <cstdint>
-#include <string>
 #include <string_view>
 
 namespace imp::cpu {
@@ -15,9 +14,5 @@ std::string_view isa_name(Isa isa);
 Isa detect_isa();
 /// `forced` is "" (detect), "reference", "avx2" or "avx512"; a level that the machine lacks is an `unsupported` error.
 Isa choose_isa(std::string_view forced);
-
-std::string cpu_brand();
-/// Physical cores that this process may use: affinity, hyper-threads counted once, and the cgroup's quota; at most 64.
-int usable_cores();
 
 }  // namespace imp::cpu

@@ -1,0 +1,10 @@
+#include "cpu/linear_simd.h"
+
+namespace imp::cpu {
+
+const LinearKernelSet& linear_kernels_avx2() {
+  static constexpr LinearKernelSet kSet = make_kernel_set();
+  return kSet;
+}
+
+}  // namespace imp::cpu
