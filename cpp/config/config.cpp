@@ -86,7 +86,7 @@ const OptionRow& option(std::string_view key, std::string_view where) {
   if (const OptionRow* row = find_option(key)) return *row;
   Suggestion suggestion(key);
   for (const OptionRow& row : option_rows()) suggestion.offer(row.key);
-  fail(ErrorCode::invalid_argument, where, where.empty() ? "" : ": ", "no key ", quoted(key), suggestion.text(),
+  fail(ErrorCode::invalid_argument, where, where.empty() ? "" : ": ", "no key ", quoted_text(key), suggestion.text(),
        key.find('.') == std::string_view::npos ? "; a key is written section.name" : "",
        "; `imp config keys` lists all");
 }
@@ -102,23 +102,23 @@ std::string unknown_section(std::string_view section) {
   }
   Suggestion suggestion(section);
   for (const OptionRow& row : option_rows()) suggestion.offer(row.section());
-  return cat("unknown section ", quoted(section), suggestion.text(), "; its settings are not used");
+  return cat("unknown section ", quoted_text(section), suggestion.text(), "; its settings are not used");
 }
 
 std::string unknown_key(std::string_view section, std::string_view name) {
-  if (section.empty()) return cat("key ", quoted(name), " stands before any [section] and is not used");
+  if (section.empty()) return cat("key ", quoted_text(name), " stands before any [section] and is not used");
   Suggestion suggestion(name);
   std::string elsewhere;
   for (const OptionRow& row : option_rows()) {
     if (row.section() == section) suggestion.offer(row.name());
     if (row.name() == name) elsewhere = cat(" (", name, " belongs to section [", row.section(), "])");
   }
-  return cat("unknown key ", quoted(name), " in section [", section, "]",
+  return cat("unknown key ", quoted_text(name), " in section [", section, "]",
              elsewhere.empty() ? suggestion.text() : elsewhere, "; it is not used");
 }
 
 std::string default_detail(Origin origin, std::string_view key, std::string_view value) {
-  const std::string assignment = cat(key, "=", quoted(value));
+  const std::string assignment = cat(key, "=", quoted_text(value));
   return origin == Origin::set ? "--set " + assignment : assignment;
 }
 
@@ -209,11 +209,11 @@ void Config::set(std::string_view key, std::string_view value, Origin origin, st
 void Config::set_assignment(std::string_view text) {
   const size_t equals = text.find('=');
   if (equals == std::string_view::npos) {
-    fail(ErrorCode::invalid_argument, "--set ", quoted(text), ": expected section.key=value");
+    fail(ErrorCode::invalid_argument, "--set ", quoted_text(text), ": expected section.key=value");
   }
   const std::string_view value = trim(text.substr(equals + 1));
   set(trim(text.substr(0, equals)), unquote(value).value_or(std::string(value)), Origin::set,
-      cat("--set ", quoted(text)));
+      cat("--set ", quoted_text(text)));
 }
 
 OptionValue Config::get(std::string_view key) const { return read_option(option(key, ""), settings_); }

@@ -35,11 +35,11 @@ struct Scanner {
 
   std::string_view section(std::string_view content) const {
     const size_t close = content.find(']');
-    if (close == std::string_view::npos) malformed("section header without ']': ", quoted(content));
+    if (close == std::string_view::npos) malformed("section header without ']': ", quoted_text(content));
     const std::string_view name = trim(content.substr(1, close - 1));
-    if (!is_name(name)) malformed("section name ", quoted(name), " is not a word of letters, digits and '_'");
+    if (!is_name(name)) malformed("section name ", quoted_text(name), " is not a word of letters, digits and '_'");
     if (!is_line_end(content.substr(close + 1)))
-      malformed("text after the section header: ", quoted(content.substr(close + 1)));
+      malformed("text after the section header: ", quoted_text(content.substr(close + 1)));
     return name;
   }
 
@@ -55,7 +55,7 @@ struct Scanner {
         value += text[i];
       }
     }
-    malformed("string without closing ", quote, ": ", quoted(text));
+    malformed("string without closing ", quote, ": ", quoted_text(text));
   }
 
   char escaped(char c) const {
@@ -65,7 +65,7 @@ struct Scanner {
       case 'n': return '\n';
       case 't': return '\t';
       default:
-        malformed("unknown escape \\", quoted(std::string_view(&c, 1)),
+        malformed("unknown escape \\", quoted_text(std::string_view(&c, 1)),
                   R"(; \\ \" \n \t exist, and '...' takes every character as it is)");
     }
   }
@@ -80,11 +80,12 @@ struct Scanner {
     } else {
       const size_t end = std::min<size_t>(std::find_if(text.begin(), text.end(), is_blank) - text.begin(), text.size());
       out = text.substr(0, end);
-      if (out.find('#') != std::string::npos) malformed("value ", quoted(out), ": quote it, or put a blank before '#'");
+      if (out.find('#') != std::string::npos)
+        malformed("value ", quoted_text(out), ": quote it, or put a blank before '#'");
       rest = text.substr(end);
     }
     if (!is_line_end(rest)) {
-      malformed("text after the value: ", quoted(trim(rest)),
+      malformed("text after the value: ", quoted_text(trim(rest)),
                 "; a value with blanks needs quotes, a comment a blank and '#'");
     }
     return out;
@@ -120,10 +121,10 @@ void parse_config_lines(std::string_view text, std::string_view file_name, const
     }
     const size_t equals = content.find('=');
     if (equals == std::string_view::npos) {
-      scanner.malformed("expected \"key = value\", \"[section]\" or \"# comment\", found ", quoted(content));
+      scanner.malformed("expected \"key = value\", \"[section]\" or \"# comment\", found ", quoted_text(content));
     }
     const std::string_view key = trim(content.substr(0, equals));
-    if (!is_name(key)) scanner.malformed("key ", quoted(key), " is not a word of letters, digits and '_'");
+    if (!is_name(key)) scanner.malformed("key ", quoted_text(key), " is not a word of letters, digits and '_'");
     handler.on_value({section, key, scanner.value(trim(content.substr(equals + 1))), scanner.line});
   }
 }

@@ -140,7 +140,7 @@ std::optional<CoercedValue> coerce_unchecked(const OptionLimits& limits, std::st
 CoercedValue coerce(const OptionRow& row, std::string_view text, std::string_view where) {
   std::optional<CoercedValue> result = coerce_unchecked(row.limits, text);
   if (!result) {
-    fail(ErrorCode::invalid_argument, where, ": ", row.key, " = ", quoted(text), " is not allowed: expected ",
+    fail(ErrorCode::invalid_argument, where, ": ", row.key, " = ", quoted_text(text), " is not allowed: expected ",
          allowed_text(row), " (default ", format_value(default_value(row)), ")");
   }
   if (row.status == OptionStatus::pending && result->value != default_value(row)) {
@@ -173,7 +173,7 @@ std::string format_value(const OptionValue& value) {
   return cat(std::get<int64_t>(value));
 }
 
-std::string quoted(std::string_view text) {
+std::string quoted_text(std::string_view text) {
   constexpr std::string_view kHex = "0123456789abcdef";
   std::string out = "\"";
   size_t at = 0;

@@ -19,7 +19,7 @@ CoercedValue coerce(const OptionRow& row, std::string_view text, std::string_vie
 std::string format_value(const OptionValue& value);
 
 /// `text` between quotes for a message: control bytes and what is not UTF-8 escaped, cut after 80 bytes.
-std::string quoted(std::string_view text);
+std::string quoted_text(std::string_view text);
 
 /// ` (did you mean "x"?)` for the candidate within two edits of `word`, else "".
 class Suggestion {

@@ -173,10 +173,10 @@ TEST_CASE("format_value writes what a file reads") {
 }
 
 TEST_CASE("quoted keeps text readable and valid UTF-8") {
-  CHECK(quoted("plain \xc3\xa4") == "\"plain \xc3\xa4\"");
-  CHECK(quoted(std::string_view("a\0\n\xff", 4)) == R"("a\x00\x0a\xff")");
+  CHECK(quoted_text("plain \xc3\xa4") == "\"plain \xc3\xa4\"");
+  CHECK(quoted_text(std::string_view("a\0\n\xff", 4)) == R"("a\x00\x0a\xff")");
   const std::string longer(200, 'x');
-  CHECK(quoted(longer) == cat("\"", longer.substr(0, 80), "...\""));
+  CHECK(quoted_text(longer) == cat("\"", longer.substr(0, 80), "...\""));
 }
 
 TEST_CASE("suggestions are within two edits") {
