@@ -2,9 +2,9 @@
 // own, and pairs of tokens are joined in the order of the list of merges. The vocabulary writes each byte as a
 // printable character.
 #include <array>
+#include <unordered_map>
 
 #include "core/error.h"
-#include "core/log.h"
 #include "formats/model_file.h"
 #include "text/merge.h"
 #include "text/pre_tokenizer.h"
@@ -45,11 +45,11 @@ class ByteBpe final : public VocabTokenizer {
  protected:
   std::string normal_piece(TokenId id) const override { return pieces_[id]; }
 
-  void encode_text(std::string_view text, bool, std::vector<TokenId>& out) const override {
-    Merger merger;
-    WordCache cache(text.size());
-    const auto encode = [&](std::string_view word, std::vector<TokenId>& ids) { encode_word(word, merger, ids); };
-    for (const std::string_view word : pre_tokenizer_.split(text)) cache.append(word, out, encode);
+  void encode_text(std::string_view text, bool, EncodeScratch& scratch, std::vector<TokenId>& out) const override {
+    const auto encode = [&](std::string_view word, std::vector<TokenId>& ids) {
+      encode_word(word, scratch.merger, ids);
+    };
+    for (const std::string_view word : pre_tokenizer_.split(text)) scratch.cache.append(word, out, encode);
   }
 
  private:

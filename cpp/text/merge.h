@@ -2,10 +2,12 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string_view>
 #include <vector>
 
+#include "text/text_index.h"
 #include "text/tokenizer.h"
 
 namespace imp {
@@ -106,7 +108,7 @@ class WordCache {
   template <class Encode>
   void append(std::string_view word, std::vector<TokenId>& out, const Encode& encode) {
     if (word.size() > kLongestWord) return encode(word, out);
-    Slot& slot = slots_[std::hash<std::string_view>{}(word) & (slots_.size() - 1)];
+    Slot& slot = slots_[(hash_bytes(word) >> 32) & (slots_.size() - 1)];
     if (slot.word == word) {
       for (uint32_t i = 0; i < slot.count; ++i) {
         const TokenId id = out[slot.begin + i];
@@ -126,6 +128,14 @@ class WordCache {
     uint32_t begin = 0, count = 0;
   };
   std::vector<Slot> slots_;
+};
+
+/// What the stretches of text of one encode() call share.
+struct EncodeScratch {
+  explicit EncodeScratch(size_t text_bytes) : cache(text_bytes) {}
+  Merger merger;
+  WordCache cache;
+  std::deque<std::string> texts;  // normalised; the cache has views of them
 };
 
 }  // namespace imp

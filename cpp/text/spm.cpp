@@ -1,6 +1,7 @@
 // SentencePiece-style BPE ("llama"): spaces become U+2581, every character is a symbol, and the neighbours that
 // together make the token of the highest score are joined, until none can be. What is no token then is written byte
 // by byte.
+#include <unordered_map>
 #include <unordered_set>
 
 #include "core/error.h"
@@ -37,18 +38,19 @@ class Spm final : public VocabTokenizer {
  protected:
   std::string normal_piece(TokenId id) const override { return spm_unescape(vocab_.texts[id]); }
 
-  void encode_text(std::string_view text, bool after_special, std::vector<TokenId>& out) const override {
-    const std::string normalized = normalizer_.normalize(text, after_special);
-    Merger merger;
-    WordCache cache(normalized.size());
-    const auto encode = [&](std::string_view word, std::vector<TokenId>& ids) { encode_word(word, merger, ids); };
+  void encode_text(std::string_view text, bool after_special, EncodeScratch& scratch,
+                   std::vector<TokenId>& out) const override {
+    const std::string_view normalized = scratch.texts.emplace_back(normalizer_.normalize(text, after_special));
+    const auto encode = [&](std::string_view word, std::vector<TokenId>& ids) {
+      encode_word(word, scratch.merger, ids);
+    };
     size_t start = 0;
     for (size_t at = 1; at < normalized.size(); ++at) {
       if (!can_cut(normalized, at)) continue;
-      cache.append(std::string_view(normalized).substr(start, at - start), out, encode);
+      scratch.cache.append(normalized.substr(start, at - start), out, encode);
       start = at;
     }
-    if (start < normalized.size()) cache.append(std::string_view(normalized).substr(start), out, encode);
+    if (start < normalized.size()) scratch.cache.append(normalized.substr(start), out, encode);
   }
 
  private:

@@ -37,7 +37,7 @@ class Unigram final : public VocabTokenizer {
  protected:
   std::string normal_piece(TokenId id) const override { return spm_unescape(vocab_.texts[id]); }
 
-  void encode_text(std::string_view raw, bool after_special, std::vector<TokenId>& out) const override {
+  void encode_text(std::string_view raw, bool after_special, EncodeScratch&, std::vector<TokenId>& out) const override {
     const std::string text = normalizer_.normalize(raw, after_special);
     const std::vector<Step> best = best_steps(text);
     std::vector<Cut> cuts;

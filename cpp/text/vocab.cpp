@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "formats/model_file.h"
+#include "text/merge.h"
 
 namespace imp {
 namespace {
@@ -69,11 +70,11 @@ Vocab::Vocab(const ModelFile& file) {
   texts = *list;
   scores = read_scores(file, texts.size());
   types = read_types(file, texts.size());
-  index_.reserve(texts.size());
+  index_ = TextIndex(texts.size());
   for (TokenId id = 0; id < size(); ++id) {
     if (texts[id].empty()) continue;
-    const auto [other, is_new] = index_.try_emplace(texts[id], id);
-    if (!is_new) bad_vocab(file, kTokensKey, cat("tokens ", other->second, " and ", id, " have the same text"));
+    const TokenId other = index_.insert(texts, id);
+    if (other >= 0) bad_vocab(file, kTokensKey, cat("tokens ", other, " and ", id, " have the same text"));
   }
 }
 
@@ -126,11 +127,12 @@ std::vector<TokenId> VocabTokenizer::encode(std::string_view text, const EncodeO
   std::vector<TokenId> out;
   if (options.add_special && special_.add_bos) out.push_back(*special_.bos);
   bool after_special = true;
+  EncodeScratch scratch(text.size());
   for (const Fragment& fragment : matcher_.split(text, options.parse_special)) {
     if (fragment.token >= 0) {
       out.push_back(fragment.token);
     } else {
-      encode_text(fragment.text, after_special, out);
+      encode_text(fragment.text, after_special, scratch, out);
     }
     after_special = fragment.token >= 0;
   }

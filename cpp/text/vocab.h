@@ -1,10 +1,10 @@
 #pragma once
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "text/byte_trie.h"
+#include "text/text_index.h"
 #include "text/tokenizer.h"
 
 namespace imp {
@@ -24,14 +24,14 @@ struct Vocab {
 
   int32_t size() const { return static_cast<int32_t>(texts.size()); }
   std::optional<TokenId> find(std::string_view text) const {
-    const auto found = index_.find(text);
-    return found == index_.end() ? std::nullopt : std::optional(found->second);
+    const TokenId id = index_.find(texts, text);
+    return id < 0 ? std::nullopt : std::optional(id);
   }
   /// Ids of the tokens <0x00> to <0xFF> of type byte, -1 where there is none.
   std::vector<TokenId> byte_tokens() const;
 
  private:
-  std::unordered_map<std::string_view, TokenId> index_;  // views of `texts`; tokens without text are not in it
+  TextIndex index_;  // tokens without text are not in it
 };
 
 /// Which special ids the file names, checked against the vocabulary. May turn the type of end markers that the
@@ -55,6 +55,8 @@ class SpecialMatcher {
   ByteTrie user_defined_, all_;
 };
 
+struct EncodeScratch;
+
 /// What the tokenizers share: the vocabulary, special tokens, and the order of the steps.
 class VocabTokenizer : public Tokenizer {
  public:
@@ -69,7 +71,8 @@ class VocabTokenizer : public Tokenizer {
 
  protected:
   /// Text between special tokens; `after_special` is true at the start of the input too.
-  virtual void encode_text(std::string_view text, bool after_special, std::vector<TokenId>& out) const = 0;
+  virtual void encode_text(std::string_view text, bool after_special, EncodeScratch& scratch,
+                           std::vector<TokenId>& out) const = 0;
   /// The bytes that a token of type normal (or unused, or undefined) adds.
   virtual std::string normal_piece(TokenId id) const = 0;
 
