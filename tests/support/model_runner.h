@@ -21,7 +21,7 @@ struct Chunk {
 };
 
 struct RunnerOptions {
-  std::string force_isa;
+  std::string force_isa = {};
   int num_threads = 1;
   int64_t max_tokens = 64;  // in one batch
   int max_sequences = 1;
@@ -52,18 +52,20 @@ class ModelRunner {
     context_len_.resize(options.max_sequences);
   }
 
-  /// Logits of every token of the batch, or of the last of each chunk: [rows, vocab_size].
-  std::vector<float> forward(const std::vector<Chunk>& chunks, bool all_rows = true) {
+  enum class Rows { all, last, none };
+
+  /// Logits of every token of the batch, of the last of each chunk, or of none: [rows, vocab_size].
+  std::vector<float> forward(const std::vector<Chunk>& chunks, Rows wanted = Rows::all) {
     std::vector<int32_t> ids, positions, query_start = {0}, context_len, tables, rows;
     int max_query = 0, max_context = 0;
     for (const Chunk& chunk : chunks) {
       int32_t& length = context_len_[chunk.sequence];
       for (const int32_t id : chunk.tokens) {
-        if (all_rows) rows.push_back(static_cast<int32_t>(ids.size()));
+        if (wanted == Rows::all) rows.push_back(static_cast<int32_t>(ids.size()));
         ids.push_back(id);
         positions.push_back(length++);
       }
-      if (!all_rows) rows.push_back(static_cast<int32_t>(ids.size()) - 1);
+      if (wanted == Rows::last) rows.push_back(static_cast<int32_t>(ids.size()) - 1);
       query_start.push_back(static_cast<int32_t>(ids.size()));
       context_len.push_back(length);
       const auto table = block_tables_.begin() + chunk.sequence * blocks_per_sequence_;
