@@ -32,9 +32,7 @@ nb::object get(const ModelFile& file, std::string_view key) {
   return std::visit([](const auto& held) -> nb::object { return to_object(held); }, *value);
 }
 
-std::vector<TensorInfo> tensors(const ModelFile& file) {
-  return {file.tensors().begin(), file.tensors().end()};
-}
+std::vector<TensorInfo> tensors(const ModelFile& file) { return {file.tensors().begin(), file.tensors().end()}; }
 
 }  // namespace
 

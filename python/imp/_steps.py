@@ -1,0 +1,149 @@
+"""StepLoop: the requests of all threads on one native engine.
+
+The native engine takes calls from one thread at a time. Whoever waits for tokens runs the next step when it gets the
+lock, and files the events of everybody's requests; so requests of several threads share batches, and a thread that
+finds its events filed runs no step.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from . import _core
+from .errors import EngineClosedError, InternalError
+
+
+@dataclass(slots=True)
+class _Filed:
+    """A request's events that nobody has taken, and how many of its sequences still run."""
+
+    running: int
+    events: list[_core.TokenEvent] = field(default_factory=list)
+
+
+class StepLoop:
+    """Owns the native engine."""
+
+    def __init__(self, core: _core.Engine) -> None:
+        """Takes over `core`."""
+        self._core: _core.Engine | None = core
+        self._lock = threading.Lock()
+        self._waiting: set[int] = set()  # threads that want the lock
+        self._filed: dict[int, _Filed] = {}
+        self._abandoned: deque[int] = deque()  # append() and popleft() need no lock
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._core is None
+
+    @property
+    def core(self) -> _core.Engine:
+        """The native engine, for what any thread may read at any time."""
+        if self._core is None:
+            raise EngineClosedError("the engine is closed")
+        return self._core
+
+    @contextmanager
+    def exclusive(self) -> Iterator[_core.Engine]:
+        """The native engine, with nobody else in it."""
+        me = threading.get_ident()
+        self._waiting.add(me)
+        try:
+            with self._lock:
+                self._waiting.discard(me)
+                yield self.core
+        finally:
+            self._waiting.discard(me)
+        if self._waiting:
+            time.sleep(5e-5)  # a thread that asks again at once would get the lock again
+
+    def submit(self, prompt: Sequence[int], params: _core.SamplingParams) -> int:
+        """Queues a request."""
+        with self.exclusive() as core:
+            request = core.submit(list(prompt), params)
+            self._filed[request] = _Filed(running=params.n)
+            return request
+
+    def next_events(self, requests: Iterable[int]) -> list[_core.TokenEvent]:
+        """New events of these requests, in order; runs at most one step for them, which may bring none."""
+        wanted = list(requests)
+        with self.exclusive() as core:
+            events = self._take(wanted)
+            if not events:
+                if not core.has_work():
+                    raise InternalError(f"requests {wanted} are unfinished, and the engine has nothing to do")
+                self._step(core)
+                events = self._take(wanted)
+            return events
+
+    def forget(self, request: int) -> tuple[_core.RequestTimings, list[list[_core.TokenLogprob]]]:
+        """Timings and prompt log-probabilities of a finished request, which the engine then drops."""
+        with self.exclusive() as core:
+            timings, prompt_logprobs = core.timings(request), core.prompt_logprobs(request)
+            core.forget(request)
+            self._filed.pop(request, None)
+            return timings, prompt_logprobs
+
+    def abandon(self, requests: Iterable[int]) -> None:
+        """Cancels requests that nobody waits for any more. Never blocks: the garbage collector may be the caller."""
+        core = self._core
+        if core is None:
+            return
+        for request in requests:
+            core.cancel(request)
+            self._abandoned.append(request)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._flush(core)
+            finally:
+                self._lock.release()
+        # else: whoever holds the lock is about to run a step, or will at the next request
+
+    def close(self) -> None:
+        """Waits for the step that is running and frees the engine."""
+        with self._lock:
+            self._core = None
+            self._filed.clear()
+
+    def _take(self, requests: Iterable[int]) -> list[_core.TokenEvent]:
+        taken: list[_core.TokenEvent] = []
+        for request in requests:
+            filed = self._filed[request]
+            if filed.events:
+                taken += filed.events
+                filed.events = []
+        return taken
+
+    def _step(self, core: _core.Engine) -> None:
+        for event in core.step():
+            filed = self._filed.get(event.request)
+            if filed is not None:
+                filed.events.append(event)
+                filed.running -= bool(event.finish)
+        self._drop_abandoned(core)
+
+    def _flush(self, core: _core.Engine) -> None:
+        """Runs the step in which cancelled requests end."""
+        self._drop_abandoned(core)
+        for _ in range(2):
+            if not self._abandoned or not core.has_work():
+                break
+            self._step(core)
+
+    def _drop_abandoned(self, core: _core.Engine) -> None:
+        for _ in range(len(self._abandoned)):
+            request = self._abandoned.popleft()
+            filed = self._filed.get(request)
+            if filed is None:
+                continue
+            if filed.running > 0:
+                self._abandoned.append(request)
+            else:
+                del self._filed[request]
+                core.forget(request)
