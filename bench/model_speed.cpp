@@ -95,7 +95,7 @@ void run(const Flags& flags) {
   const int vocab_size = runner.spec().vocab_size;
   const auto fresh = [&] {
     runner.reset();
-    if (flags.depth > 0) runner.forward({{0, some_tokens(flags.depth, vocab_size)}}, false);
+    if (flags.depth > 0) runner.forward({{0, some_tokens(flags.depth, vocab_size)}}, test::ModelRunner::Rows::last);
   };
   Speeds prompt, generate;
   for (int repeat = -1; repeat < flags.repeats; ++repeat) {  // the first warms up and is not counted
@@ -103,13 +103,13 @@ void run(const Flags& flags) {
       fresh();
       const std::vector<test::Chunk> batch = {{0, some_tokens(flags.prompt, vocab_size)}};
       const Clock::time_point start = Clock::now();
-      runner.forward(batch, false);
+      runner.forward(batch, test::ModelRunner::Rows::last);
       if (repeat >= 0) prompt.tokens_per_s.push_back(tokens_per_s(flags.prompt, start));
     }
     if (flags.generate > 0) {
       fresh();
       const Clock::time_point start = Clock::now();
-      for (int i = 0; i < flags.generate; ++i) runner.forward({{0, {i % vocab_size}}}, false);
+      for (int i = 0; i < flags.generate; ++i) runner.forward({{0, {i % vocab_size}}}, test::ModelRunner::Rows::last);
       if (repeat >= 0) generate.tokens_per_s.push_back(tokens_per_s(flags.generate, start));
     }
   }

@@ -5,6 +5,7 @@
 Needs torch, transformers and gguf; nothing else of the project does, as the files are committed. Each model is
 `<name>.gguf` with `<name>.ids.npy` (int32 [tokens]) and `<name>.logits.npy` (float32 [tokens, vocab_size]).
 `<name>.f16kv.npy` are the logits with keys and values rounded to f16 as imp's KV cache stores them: the sharper oracle.
+`<name>.int8.npy`, of the models in block formats, are those with activations rounded to int8 as well, as fast kernels do.
 One model also has `.hidden.npy` (float32 [num_layers + 1, tokens, hidden_size], the residual stream: after the embedding,
 then after each layer) and `.exit0.npy` (logits of the model cut off after layer 0).
 
@@ -75,6 +76,7 @@ MERGES = [
     "e d",
     "Ġa n",
 ]
+BLOCK_FORMATS = (Format.Q8_0, Format.Q4_K, Format.Q6_K)
 VOCAB_SIZE = len(SPECIAL_TOKENS) + 256 + len(MERGES)  # 288, a multiple of 32
 
 CHAT_TEMPLATE = (
@@ -166,9 +168,11 @@ def random_vector(rng: np.random.Generator, size: int, name: str, architecture: 
 
 
 def matrix_std(name: str, shape: tuple[int, int], architecture: str) -> float:
-    """Keeps the residual stream and the logits at sizes where every block matters."""
+    """Keeps the residual, the logits and the attention scores at sizes where every block matters and none decides all."""
     if "embed" in name:
         return shape[1] ** -0.5 if architecture == "gemma3" else 0.3  # Gemma scales embeddings by sqrt(hidden_size)
+    if architecture in ("llama", "qwen2") and ("q_proj" in name or "k_proj" in name):
+        return 0.4 * shape[1] ** -0.5  # without QK norm the outliers would make every softmax a choice of one
     return shape[1] ** -0.5
 
 
@@ -195,7 +199,7 @@ def random_k_blocks(rng: np.random.Generator, shape: tuple[int, int], format_: F
     return blocks.reshape(shape[0], -1)
 
 
-def decode(data: np.ndarray, format_: Format, shape: tuple[int, int]) -> np.ndarray:
+def decode(data: np.ndarray, format_: Format, shape: tuple[int, ...]) -> np.ndarray:
     return data if format_ == Format.F32 else gguf.quants.dequantize(data, format_).reshape(shape).astype(np.float32)
 
 
@@ -320,6 +324,8 @@ def make(golden: Golden, folder: Path) -> None:
     np.save(folder / f"{golden.name}.logits.npy", logits)
     rounded = logits_of(model, tensor, "f16_kv")
     np.save(folder / f"{golden.name}.f16kv.npy", rounded)
+    if has_block_formats(golden):
+        np.save(folder / f"{golden.name}.int8.npy", logits_with_int8_activations(model, tensor))
     if golden.everything:
         np.save(folder / f"{golden.name}.hidden.npy", hidden_of(model, tensor))
         cut = copy.deepcopy(model)
@@ -332,15 +338,40 @@ def make(golden: Golden, folder: Path) -> None:
     )
 
 
+def has_block_formats(golden: Golden) -> bool:
+    return callable(golden.formats) or golden.formats in BLOCK_FORMATS
+
+
+def logits_with_int8_activations(model: PreTrainedModel, ids: torch.Tensor) -> np.ndarray:
+    """What kernels for block formats compute: inputs of every linear rounded to int8 under a scale for each 32."""
+
+    def round_input(_module: nn.Module, args: tuple[torch.Tensor]) -> torch.Tensor:
+        groups = args[0].reshape(-1, 32)
+        scale = groups.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
+        return ((groups / scale).round() * scale).reshape(args[0].shape)
+
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks = [linear.register_forward_pre_hook(round_input) for linear in linears]
+    logits = logits_of(model, ids, "f16_kv")
+    for hook in hooks:
+        hook.remove()
+    return logits
+
+
 def sharpness(
     golden: Golden, model: PreTrainedModel, ids: torch.Tensor, logits: np.ndarray, rounded: np.ndarray
 ) -> str:
-    """How far the logits move with f16 keys, and with a window one off: are the goldens sharp enough to tell?"""
+    """How far the logits move with f16 keys, with int8 activations, and with a window one off.
+
+    The first two are what kernels may cost (the tests' tolerances), the last what the goldens must be able to tell.
+    """
 
     def change(other: np.ndarray) -> str:
         return f"{np.linalg.norm(other - logits) / np.linalg.norm(logits):.1e}"
 
     line = f"f16 KV {change(rounded)}"
+    if has_block_formats(golden):
+        line += f", int8 activations {change(logits_with_int8_activations(model, ids))}"
     if golden.architecture == "gemma3":
         wider = copy.deepcopy(model)
         wider.config.sliding_window += 1
