@@ -275,13 +275,16 @@ class MetadataReader {
   uint64_t elements_left_ = kGgufMaxArrayElements;
 };
 
-/// The first index whose name occurs earlier in the file, or `names` itself where all differ. Sorting, not hashing:
+/// The first index whose name occurs at a smaller one as well, or `count` where all names differ. Sorting, not hashing:
 /// a file made of colliding names must not cost more than any other.
 template <class NameOf>
 size_t find_duplicate(size_t count, NameOf name_of) {
   std::vector<size_t> order(count);
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return name_of(a) < name_of(b); });
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const auto by_name = name_of(a) <=> name_of(b);
+    return by_name != 0 ? by_name < 0 : a < b;
+  });
   size_t duplicate = count;
   for (size_t i = 1; i < count; ++i) {
     if (name_of(order[i - 1]) == name_of(order[i])) duplicate = std::min(duplicate, order[i]);

@@ -9,6 +9,7 @@
 #include <limits>
 #include <new>
 #include <optional>
+#include <vector>
 
 #include "core/error.h"
 #include "formats/gguf.h"
@@ -19,8 +20,9 @@ namespace {
 std::atomic<size_t> largest_allocation{0};
 }
 
-// This test replaces the global allocation functions to see the largest single request. Not inlined, or GCC takes the
-// pair malloc/free apart and warns.
+// This test replaces the global allocation functions to see the largest single request; the address sanitizer has its
+// own and checks other things. Not inlined, or GCC takes the pair malloc/free apart and warns.
+#ifndef __SANITIZE_ADDRESS__
 [[gnu::noinline]] void* operator new(size_t size) {
   if (size > largest_allocation.load(std::memory_order_relaxed)) largest_allocation = size;
   if (void* memory = std::malloc(size ? size : 1)) return memory;
@@ -28,6 +30,13 @@ std::atomic<size_t> largest_allocation{0};
 }
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
+TEST_CASE("allocations are measured") {
+  largest_allocation = 0;
+  const std::vector<char> block(12345);
+  CHECK(largest_allocation.load() >= block.size());
+}
+#endif
 
 using namespace imp;
 using test::GgufBuilder;
