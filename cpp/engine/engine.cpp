@@ -41,8 +41,10 @@ Engine::State::State(const EngineOptions& engine_options, Config settings)
       pool(model.memory.num_blocks),
       scheduler({.max_batch_size = model.memory.max_batch_size, .max_step_tokens = model.memory.max_step_tokens}, pool),
       runner(model),
+      observers(config.settings(), model.spec, *model.backend),
       seed_source(std::random_device{}()) {
   if (config.settings().runtime.warmup) warm_up();
+  model.decoder->set_observer(observers.observer());  // dumps begin with the first request
 }
 
 Engine::Engine(const EngineOptions& options, Config config)

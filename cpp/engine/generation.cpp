@@ -85,6 +85,11 @@ TokenEvent Generation::next(std::span<float> logits, int64_t room) {
 
 TokenEvent Generation::accept(const SampledToken& sampled, int64_t room) {
   TokenEvent event;
+  if (sampled.id < 0) {  // the mask said that nothing can follow
+    event.finish = FinishReason::stop;
+    flush_text(event);
+    return event;
+  }
   event.tokens.push_back(sampled.id);
   ++num_generated_;
   if (think_) think_->accept(sampled.id);

@@ -2,8 +2,8 @@
 #include <cmath>
 
 #include "engine/engine.h"
-#include "engine/logprobs.h"
 #include "engine/state.h"
+#include "sampling/row.h"
 
 // Forward passes outside the scheduler: logits, perplexity, bench.
 

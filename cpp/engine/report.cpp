@@ -110,6 +110,13 @@ void write_serving(JsonWriter& json, const Engine::State& state) {
   json.field("spec", "speculative decoding is not implemented yet").end_object();
 }
 
+void write_diagnostics(JsonWriter& json, const Engine::State& state) {
+  const Settings::Diagnostics& settings = state.settings().diagnostics;
+  json.key("diag").begin_object();
+  state.observers.write_report(json);
+  json.field("profile", settings.profile).field("dump_tokens", settings.dump_tokens).end_object();
+}
+
 void write_timings(JsonWriter& json, const Engine::State& state) {
   json.key("timings").begin_object().field("load_s", state.model.load_seconds);
   json.field("forward_s", state.totals.forward_seconds).field("forward_batches", state.totals.forward_batches);
@@ -160,10 +167,15 @@ std::string make_report(const Engine::State& state) {
   write_gemm(json, state.model);
   write_memory(json, state.model);
   write_serving(json, state);
+  write_diagnostics(json, state);
   write_timings(json, state);
   return json.end_object().text();
 }
 
-void print_final_tables(const Engine::State& state) { print_profile(state); }
+void print_final_tables(const Engine::State& state) {
+  print_profile(state);
+  if (const std::string table = state.observers.probe_table(); !table.empty())
+    std::fprintf(stderr, "imp: %s", table.c_str());
+}
 
 }  // namespace imp

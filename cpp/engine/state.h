@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -9,6 +10,7 @@
 #include "engine/engine.h"
 #include "engine/generation.h"
 #include "engine/load.h"
+#include "engine/observers.h"
 #include "engine/runner.h"
 #include "kv/block_pool.h"
 #include "sched/scheduler.h"
@@ -53,6 +55,7 @@ struct Engine::State {
   BlockPool pool;
   Scheduler scheduler;
   Runner runner;
+  Observers observers;
   std::map<RequestId, Request> requests;
   RequestId next_id = 0;
   uint64_t seed_source;  // for requests without a seed
