@@ -80,7 +80,6 @@ SpmNormalizer::Step SpmNormalizer::next(std::string_view text) const {
 std::string SpmNormalizer::normalize(std::string_view text, bool at_start) const {
   std::string out;
   out.reserve(text.size() + text.size() / 4 + 8);
-  size_t end = 0;  // of `out` without trailing spaces
   bool skip_spaces = remove_extra_;
   bool needs_prefix = add_prefix_ && at_start;
   for (size_t pos = 0; pos < text.size();) {
@@ -95,12 +94,12 @@ std::string SpmNormalizer::normalize(std::string_view text, bool at_start) const
         skip_spaces = remove_extra_;
       } else {
         out += c;
-        end = out.size();
         skip_spaces = false;
       }
     }
   }
-  if (remove_extra_) out.resize(end);
+  // at the end a literal U+2581 counts as a space, as it does in SentencePiece
+  while (remove_extra_ && out.ends_with(kSpmSpace)) out.resize(out.size() - kSpmSpace.size());
   return out;
 }
 

@@ -12,7 +12,7 @@
 namespace imp {
 namespace {
 
-constexpr double kUnknownPenalty = 10;  // below the lowest score of any token
+constexpr float kUnknownPenalty = 10;  // below the lowest score of any token
 
 class Unigram final : public VocabTokenizer {
  public:
@@ -20,10 +20,10 @@ class Unigram final : public VocabTokenizer {
       : VocabTokenizer(std::move(vocab), std::move(special)),
         normalizer_(file, true, true),
         byte_ids_(vocab_.byte_tokens()) {
-    double lowest = std::numeric_limits<double>::max();
+    float lowest = std::numeric_limits<float>::max();
     for (TokenId id = 0; id < vocab_.size(); ++id) {
       if (vocab_.types[id] != TokenType::normal || vocab_.texts[id].empty()) continue;
-      lowest = std::min<double>(lowest, vocab_.scores[id]);
+      lowest = std::min(lowest, vocab_.scores[id]);
       tokens_.insert(vocab_.texts[id], id);
     }
     unknown_score_ = lowest - kUnknownPenalty;
@@ -59,9 +59,11 @@ class Unigram final : public VocabTokenizer {
 
  private:
   struct Step {
-    double score = -std::numeric_limits<double>::infinity();  // of the best way to this offset
-    size_t begin = 0;                                         // where its last token starts
-    TokenId id = -1;                                          // -1: an unknown character
+    // Of the best way to this offset. In float, added from the left, as the programs do that made these vocabularies:
+    // ways of the same sum are common, and rounding decides between them.
+    float score = -std::numeric_limits<float>::infinity();
+    size_t begin = 0;  // where its last token starts
+    TokenId id = -1;   // -1: an unknown character
   };
   struct Cut {
     size_t begin, end;
@@ -73,8 +75,8 @@ class Unigram final : public VocabTokenizer {
     best[0].score = 0;
     for (size_t begin = 0; begin < text.size();) {
       const size_t char_end = begin + decode_utf8(text.substr(begin)).length;
-      const auto offer = [&](size_t end, double score, TokenId id) {
-        const double sum = best[begin].score + score;
+      const auto offer = [&](size_t end, float score, TokenId id) {
+        const float sum = best[begin].score + score;
         if (sum > best[end].score) best[end] = {sum, begin, id};
       };
       bool char_is_token = false;
@@ -97,7 +99,7 @@ class Unigram final : public VocabTokenizer {
   std::vector<TokenId> byte_ids_;  // [byte], -1: none
   bool has_bytes_ = false;
   ByteTrie tokens_;
-  double unknown_score_ = 0;
+  float unknown_score_ = 0;
 };
 
 }  // namespace
