@@ -24,7 +24,7 @@ struct TensorInfo {
   WeightFormat format;
   std::vector<int64_t> shape;
   std::span<const std::byte> data;
-  int shard = 0;            // which file of a split model
+  int shard = 0;             // which file of a split model
   uint64_t file_offset = 0;  // of `data` in that file, for messages
 
   int64_t num_elements() const;
