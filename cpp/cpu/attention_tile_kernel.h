@@ -71,6 +71,8 @@ void matmul(const float* a, int64_t a_stride, const float* b, int64_t b_stride, 
   int n = 0;
   for (; n + NC * W <= cols; n += NC * W)
     matmul_rows<V, NC>(a, a_stride, b + n, b_stride, c + n, c_stride, rows, depth, accumulate);
+  for (; n + 2 * W <= cols; n += 2 * W)
+    matmul_rows<V, 2>(a, a_stride, b + n, b_stride, c + n, c_stride, rows, depth, accumulate);
   for (; n < cols; n += W) matmul_rows<V, 1>(a, a_stride, b + n, b_stride, c + n, c_stride, rows, depth, accumulate);
 }
 

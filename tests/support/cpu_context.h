@@ -10,7 +10,7 @@ namespace imp::test {
 /// What CPU kernels run with in tests: workspace full of NaN, so that reading before writing shows.
 class TestCpu {
  public:
-  explicit TestCpu(int threads = 1, cpu::Isa isa = cpu::detect_isa(), size_t scratch_bytes = size_t{64} << 20)
+  explicit TestCpu(int threads = 1, cpu::Isa isa = cpu::detect_isa(), size_t scratch_bytes = size_t{24} << 20)
       : pool_(threads), scratch_(scratch_bytes / sizeof(float) + 16), isa_(isa) {
     spoil();
   }

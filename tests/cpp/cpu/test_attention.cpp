@@ -58,22 +58,26 @@ struct Problem {
              .sliding_window = shape.window}};
   }
 
-  /// A score is a sum of head_dim products rounded in fp32: its error is that of a random walk, 4 sqrt(head_dim) 2^-24
-  /// of the sum of magnitudes, and shifts a weight by as much, relatively; exp and the mean add 1e-6 each. The
-  /// output is a mean of values of at most `vmax`, and the shift counts twice: in the weight and in the divisor.
+  /// A score is a sum of head_dim products, each about q_rms * k_rms, rounded to fp32 on the way: a random walk whose
+  /// error is some 2^-24 * head_dim * q_rms * k_rms before the scale of 1 / sqrt(head_dim). It moves a weight by as
+  /// much, relatively; exp and the sums add 1e-6. The output is a mean of values of at most `vmax`, and a
+  /// weight stands in it twice: as itself and in the divisor.
   Tolerance tolerance() {
-    double qmax = 0, kmax = 0, vmax = 0;
-    for (float x : q) qmax = std::max(qmax, std::abs(double{x}));
-    for (uint16_t x : paged.k()) kmax = std::max(kmax, finite(x));
-    for (uint16_t x : paged.v()) vmax = std::max(vmax, finite(x));
-    const double root = std::sqrt(static_cast<double>(shape.head_dim));
-    double score = qmax * kmax / 8 * root;  // few channels are as large as the largest
-    if (shape.softcap > 0) score = std::min(score, 16.0 * shape.softcap);
-    return {vmax * 2 * (4 * root * 0x1p-24 * score + 2e-6), 0};
-  }
-  static double finite(uint16_t x) {
-    const double value = std::abs(double{f16_to_f32(x)});
-    return std::isfinite(value) ? value : 0;
+    double q_square = 0, k_square = 0, vmax = 0;
+    int64_t k_count = 0;
+    for (float x : q) q_square += double{x} * x;
+    for (uint16_t bits : paged.k()) {
+      const double x = f16_to_f32(bits);
+      if (!std::isnan(x)) k_square += x * x, ++k_count;
+    }
+    for (uint16_t bits : paged.v()) {
+      const double x = f16_to_f32(bits);
+      if (!std::isnan(x)) vmax = std::max(vmax, std::abs(x));
+    }
+    const double product =
+        std::sqrt(q_square / std::max<size_t>(1, q.size()) * k_square / std::max<int64_t>(1, k_count));
+    const double score = 0x1p-24 * std::sqrt(static_cast<double>(shape.head_dim)) * product;
+    return {vmax * 2 * (score + 1e-6), 0};
   }
 
   Shape shape;
