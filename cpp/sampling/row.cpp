@@ -56,7 +56,8 @@ float exp_of_negative(float x) {
   constexpr float kLog2e = 1.44269504f;
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
-  const float clamped = x < -87.0f ? -87.0f : x;
+  const int32_t keep = -static_cast<int32_t>(x >= -87.0f);  // all bits or none: a branch would not vectorize
+  const float clamped = std::bit_cast<float>(std::bit_cast<int32_t>(x) & keep);
   const float shifted = clamped * kLog2e + kShift;
   const float n = shifted - kShift;
   const float r = (clamped - n * kLn2High) - n * kLn2Low;  // |r| <= ln(2) / 2
@@ -70,7 +71,7 @@ float exp_of_negative(float x) {
   sum = sum * r + 1.0f;
   const int32_t exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kShift);
   const float power = std::bit_cast<float>((exponent + 127) << 23);
-  return x < -87.0f ? 0.0f : sum * power;
+  return std::bit_cast<float>(std::bit_cast<int32_t>(sum * power) & keep);
 }
 
 double softmax_weights(std::span<const float> row, float max, float temperature, std::span<float> weights) {
