@@ -17,19 +17,19 @@ using LogitsMask = std::function<bool(std::span<const int32_t> generated, std::s
 
 /// What the sampler needs of the model's vocabulary.
 struct SamplerVocab {
-  int32_t vocab_size = 0;                // columns of the logits
-  int32_t tokenizer_size = 0;            // ids at and above it are padding rows and are never drawn; 0: there are none
-  std::vector<int32_t> stop_ids{};       // banned until min_tokens
-  std::vector<int32_t> banned_ids{};     // control tokens the model must not write (generation.no_ban lifts it)
+  int32_t vocab_size = 0;             // columns of the logits
+  int32_t tokenizer_size = 0;         // ids at and above it are padding rows and are never drawn; 0: there are none
+  std::vector<int32_t> stop_ids{};    // banned until min_tokens
+  std::vector<int32_t> banned_ids{};  // control tokens the model must not write (generation.no_ban lifts it)
   std::vector<std::vector<int32_t>> dry_breakers{};  // params.dry_sequence_breakers, tokenized
 };
 
 struct SampledToken {
   int32_t id = -1;
-  float logprob = 0;                     // with params.logprobs >= 0: of the raw distribution (log softmax of the logits)
-  std::vector<int32_t> top_ids;          // with params.logprobs > 0: the best of the raw distribution
+  float logprob = 0;             // with params.logprobs >= 0: of the raw distribution (log softmax of the logits)
+  std::vector<int32_t> top_ids;  // with params.logprobs > 0: the best of the raw distribution
   std::vector<float> top_logprobs;
-  int32_t rank = 0;                      // with params.logprobs >= 0: 1 is the most likely
+  int32_t rank = 0;  // with params.logprobs >= 0: 1 is the most likely
 };
 
 /// Draws the tokens of one sequence. Holds what sampling depends on: the token history and mirostat's state.
@@ -48,8 +48,8 @@ class Sampler {
   void force_next(int32_t id);
 
   /// `logits` [vocab_size] is overwritten. Errors: a row with no finite value or with NaN is an `internal` error naming
-  /// position and counts, an empty allowed set an `invalid_argument` error. The drawn token joins the history. An id of -1
-  /// says that the mask ended the sequence. The order of the steps stands in processors.h.
+  /// position and counts, an empty allowed set an `invalid_argument` error. The drawn token joins the history. An id
+  /// of -1 says that the mask ended the sequence. The order of the steps stands in processors.h.
   SampledToken sample(std::span<float> logits);
 
   int32_t num_generated() const;
