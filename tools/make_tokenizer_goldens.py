@@ -99,7 +99,10 @@ FAMILIES: dict[str, tuple[list[pre_tokenizers.PreTokenizer], bool]] = {
         ],
         False,
     ),
-    "deepseek-v3": ([*splits(r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", DEEPSEEK3), BYTES_ONLY], False),
+    "deepseek-v3": (
+        [*splits(r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", DEEPSEEK3), BYTES_ONLY],
+        False,
+    ),
 }
 
 
@@ -254,7 +257,15 @@ def make_gemma_like(proto: spm_proto.ModelProto) -> None:
 
 
 def make_unigram() -> None:
-    rules = [("\ufb01", "fi"), ("\u3000", " "), ("\t", " "), ("\n", " "), ("\u2026", "..."), ("e\u0301", "\u00e9"), ("\u200d", "")]
+    rules = [
+        ("\ufb01", "fi"),
+        ("\u3000", " "),
+        ("\t", " "),
+        ("\n", " "),
+        ("\u2026", "..."),
+        ("e\u0301", "\u00e9"),
+        ("\u200d", ""),
+    ]
     with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as table:
         for source, target in rules:
             columns = [" ".join(f"{ord(c):X}" for c in text) for text in (source, target)]
