@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "formats/model_file.h"
+#include "formats/quoted.h"
 #include "model/arch/families.h"
 
 namespace imp {
@@ -81,7 +82,7 @@ const Architecture& find_architecture(const ModelFile& file) {
     if (architecture.name == name) return architecture;
     known += cat(known.empty() ? "" : ", ", architecture.name);
   }
-  fail(ErrorCode::unsupported, file.path(), ": general.architecture is \"", name, "\"; this build knows ", known);
+  fail(ErrorCode::unsupported, file.path(), ": general.architecture is ", quoted(name), "; this build knows ", known);
 }
 
 void validate(const ModelSpec& spec, std::string_view where) {

@@ -25,7 +25,7 @@ struct RopeSpec {
   float beta_fast = 32, beta_slow = 1;              // yarn
   float attention_factor = 0;                       // yarn; 0: derived from `factor`
   bool yarn_truncate = true;
-  std::vector<float> freq_divisors;  // [rotary_dim / 2] from the file (`rope_freqs`); empty: none
+  std::vector<float> freq_divisors = {};  // [rotary_dim / 2] from the file (`rope_freqs`); empty: none
   bool operator==(const RopeSpec&) const = default;
 };
 

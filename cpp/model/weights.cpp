@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "formats/model_file.h"
+#include "formats/quoted.h"
 #include "model/arch.h"
 
 namespace imp {
@@ -138,8 +139,8 @@ class Matcher {
   void refuse_leftovers() const {
     for (const TensorInfo& tensor : file_.tensors()) {
       if (taken_.contains(tensor.name) || is_ignorable(tensor.name)) continue;
-      fail(ErrorCode::invalid_model, file_.path(), ": tensor ", tensor.name, " has no place in a ", spec_.architecture,
-           " model of ", spec_.num_layers, " layers; without it the result would be wrong");
+      fail(ErrorCode::invalid_model, file_.path(), ": tensor ", quoted(tensor.name), " has no place in a ",
+           spec_.architecture, " model of ", spec_.num_layers, " layers; without it the result would be wrong");
     }
   }
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -7,7 +8,7 @@
 
 namespace imp::test {
 
-/// A ModelFile made up in memory: metadata to set and break, tensors with shapes and shared zero bytes as data.
+/// A ModelFile made up in memory: metadata to set and break, tensors with shapes, and values where a test needs them.
 class MemoryModel : public ModelFile {
  public:
   MemoryModel& set(const std::string& key, MetaValue value) {
@@ -22,8 +23,8 @@ class MemoryModel : public ModelFile {
     drop_tensor(name);
     TensorInfo info = {.name = name, .format = WeightFormat::f32, .shape = std::move(shape), .data = {}};
     if (!values.empty()) {
-      stored_.push_back(std::move(values));
-      info.data = std::as_bytes(std::span(stored_.back()));
+      stored_.push_back(std::make_shared<const std::vector<float>>(std::move(values)));
+      info.data = std::as_bytes(std::span(*stored_.back()));
     }
     tensors_.push_back(std::move(info));
     return *this;
@@ -58,7 +59,7 @@ class MemoryModel : public ModelFile {
   std::string path_ = "memory.gguf";
   std::map<std::string, MetaValue, std::less<>> metadata_;
   std::vector<TensorInfo> tensors_;
-  std::vector<std::vector<float>> stored_;
+  std::vector<std::shared_ptr<const std::vector<float>>> stored_;  // copies of a model share it
 };
 
 /// A complete two-layer model: hidden 64, 4 heads on 2 KV heads of 16, FFN 96, 40 tokens.

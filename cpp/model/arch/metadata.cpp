@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "formats/quoted.h"
 #include "model/rope.h"
 
 namespace imp {
@@ -99,8 +100,8 @@ RopeSpec ArchMetadata::read_rope(int head_dim, int context_length) const {
       rope.attention_factor /= static_cast<float>(0.1 * log_multiplier * std::log(rope.factor) + 1);
     }
   } else {
-    fail(ErrorCode::unsupported, file_.path(), ": ", full("rope.scaling.type"), " is \"", type,
-         "\"; supported: none, linear, yarn, and Llama 3's as rope_freqs.weight");
+    fail(ErrorCode::unsupported, file_.path(), ": ", full("rope.scaling.type"), " is ", quoted(type),
+         "; supported: none, linear, yarn, and Llama 3's as rope_freqs.weight");
   }
   return rope;
 }
@@ -123,6 +124,23 @@ std::vector<float> ArchMetadata::read_rope_freqs(int rotary_dim) const {
   return divisors;
 }
 
+/// The table of embeddings knows best how many rows there are; the key is optional in GGUF, and may be the smaller.
+int ArchMetadata::read_vocab_size() const {
+  const TensorInfo* table = file_.find_tensor("token_embd.weight");
+  if (!table || table->shape.size() != 2) {
+    fail(ErrorCode::invalid_model, file_.path(), ": there is no two-dimensional tensor token_embd.weight");
+  }
+  const int64_t rows = table->shape[0];
+  if (rows < 1 || rows > kMaxVocab) {
+    fail(ErrorCode::invalid_model, file_.path(), ": token_embd.weight has ", rows, " rows; expected 1 to ", kMaxVocab);
+  }
+  if (const int stated = count("vocab_size", kMaxVocab, rows); stated > rows) {
+    fail(ErrorCode::invalid_model, file_.path(), ": ", full("vocab_size"), " is ", stated,
+         ", but token_embd.weight has only ", rows, " rows");
+  }
+  return static_cast<int>(rows);
+}
+
 ModelSpec ArchMetadata::read_common() const {
   ModelSpec spec;
   spec.architecture = architecture_;
@@ -133,12 +151,7 @@ ModelSpec ArchMetadata::read_common() const {
   spec.norm_epsilon = positive("attention.layer_norm_rms_epsilon");
   spec.tied_lm_head = !has_tensor("output.weight");
 
-  // The table of embeddings knows best how many rows there are; `vocab_size` is optional in GGUF.
-  const TensorInfo* table = file_.find_tensor("token_embd.weight");
-  if (!table || table->shape.size() != 2) {
-    fail(ErrorCode::invalid_model, file_.path(), ": there is no two-dimensional tensor token_embd.weight");
-  }
-  spec.vocab_size = checked_count("vocab_size", table->shape[0], kMaxVocab);
+  spec.vocab_size = read_vocab_size();
 
   const std::vector<int> num_heads = per_layer_counts("attention.head_count", spec.num_layers, kMaxHeads);
   const std::vector<int> num_kv_heads = has("attention.head_count_kv")

@@ -41,6 +41,8 @@ class ArchMetadata {
   static constexpr double kRequired = std::numeric_limits<double>::lowest();
 
   int checked_count(std::string_view key, int64_t value, int64_t max) const;
+  int read_vocab_size() const;
+
   const ModelFile& file_;
   std::string architecture_;
 };
