@@ -86,9 +86,9 @@ constexpr OptionLimits tri_state(std::string_view choices) {
 // clang-format off
 constexpr OptionRow kRows[] = {
     {"runtime.deterministic_gemm", runtime<&Runtime::deterministic_gemm>, kActive, "a,c", kBool,
-     "Reduce every matrix product in a fixed order, so that runs repeat bit for bit (on a CPU: a fixed split over threads)."},
+     "Reduce every matrix product in a fixed order, so that runs repeat bit for bit; the CPU backend always does."},
     {"runtime.deterministic", runtime<&Runtime::deterministic>, kActive, "a,c", kBool,
-     "Make the whole engine repeat bit for bit; implies deterministic_gemm."},
+     "Make the whole engine repeat bit for bit; implies deterministic_gemm. On a CPU it does so in any case."},
     {"runtime.cuda_graphs", runtime<&Runtime::cuda_graphs>, kPending, "a", one_of("auto|always|never"),
      "Capture decode steps as CUDA graphs: where the model allows it, always (or fail), or never."},
     {"runtime.graph_capture_mode", runtime<&Runtime::graph_capture_mode>, kPending, "a", one_of("relaxed|global|thread_local"),
