@@ -66,6 +66,7 @@ def make_environment() -> Any:
     import jinja2.ext  # noqa: PLC0415
     import jinja2.nodes  # noqa: PLC0415
     import jinja2.sandbox  # noqa: PLC0415
+    import jinja2.utils  # noqa: PLC0415
 
     class Generation(jinja2.ext.Extension):
         """{% generation %} marks the assistant's text for training; here it is plain."""
@@ -76,6 +77,22 @@ def make_environment() -> Any:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.Scope(body, lineno=line)
+
+    class Namespace(jinja2.utils.Namespace):
+        """`namespace()` without names that begin with an underscore, which reach into Python."""
+
+        def __init__(*args: Any, **attributes: Any) -> None:
+            jinja2.utils.Namespace.__init__(args[0])
+            for name, value in dict(*args[1:], **attributes).items():
+                args[0][name] = value
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            if name.startswith("_"):
+                raise jinja2.exceptions.SecurityError(f"namespace attribute {name!r}")
+            super().__setitem__(name, value)
+
+    def make_dict(*args: Any, **items: Any) -> dict[Any, Any]:
+        return dict(*args, **items)
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
@@ -96,6 +113,8 @@ def make_environment() -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = to_json
+    environment.globals["namespace"] = Namespace
+    environment.globals["dict"] = make_dict  # the class itself would bring its attributes along
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now
     return environment

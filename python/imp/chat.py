@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from . import _core
 from .errors import ChatTemplateError, InvalidArgumentError, UnsupportedError
+from .tokenizer import encode_text
 
 Message = Mapping[str, Any]
 
@@ -287,7 +288,7 @@ class ChatTemplate:
             raise UnsupportedError("the model has no tokenizer; give token ids instead of messages")
         ids: list[int] = []
         for text, parse_special in self._pieces(rendered):
-            ids += tokenizer.encode(text, False, parse_special)
+            ids += encode_text(tokenizer, text, False, parse_special)
         if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
             ids.insert(0, tokenizer.bos)
         return ids
@@ -360,8 +361,15 @@ def _check_messages(messages: Sequence[Message], keep_parts: bool) -> list[dict[
             content = _check_parts(index, content, keep_parts)
         elif content is not None and not isinstance(content, str):
             raise InvalidArgumentError(f"messages[{index}]: content must be a string or a list of parts")
-        checked.append({**message, "content": content} if "content" in message else dict(message))
+        checked.append({**_reasoning(message), **message, **({"content": content} if "content" in message else {})})
     return checked
+
+
+def _reasoning(message: Message) -> dict[str, Any]:
+    """The message's reasoning under each of the names that templates read it by."""
+    names = ("reasoning_content", "thinking", "reasoning")
+    text = next((message[name] for name in names if message.get(name) is not None), None)
+    return {} if text is None else dict.fromkeys(names[:2], text)
 
 
 def _check_parts(index: int, parts: Sequence[Any], keep: bool) -> str | list[dict[str, Any]]:

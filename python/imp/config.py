@@ -32,7 +32,12 @@ class RuntimeConfig:
         self, file: str | os.PathLike[str] | None = None, overrides: Mapping[str, Value] | None = None
     ) -> None:
         """Reads `file`, then applies `overrides` in their order."""
-        self._core = _core.Config.defaults_for_embedders() if file is None else _core.Config.load(os.fspath(file))
+        if file is None:
+            self._core = _core.Config.defaults_for_embedders()
+        elif os.fspath(file):
+            self._core = _core.Config.load(os.fspath(file))
+        else:  # an empty name would start the file search
+            raise InvalidArgumentError("the name of the configuration file is empty")
         self.update(overrides or {})
 
     @classmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from . import _core
 from .errors import InvalidArgumentError, UnsupportedError
+from .tokenizer import encode_text
 
 _ANY_VOCAB = 2**31 - 1  # checked again against the real vocabulary when a request is submitted
 
@@ -124,9 +125,9 @@ def _single_tokens(word: str, tokenizer: _core.Tokenizer) -> list[int]:
     """The ids of `word` at the start of a text and after a space."""
     if not isinstance(word, str) or not word:
         raise InvalidArgumentError(f"bad_words: expected words, found {word!r}")
-    found = [ids[0] for text in (word, " " + word) if len(ids := tokenizer.encode(text, False, False)) == 1]
+    found = [ids[0] for text in (word, " " + word) if len(ids := encode_text(tokenizer, text, False, False)) == 1]
     if not found:
-        count = len(tokenizer.encode(word, False, False))
+        count = len(encode_text(tokenizer, word, False, False))
         raise UnsupportedError(
             f"bad_words: {word!r} is {count} tokens in this vocabulary; only words of one token can be banned"
         )

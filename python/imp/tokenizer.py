@@ -6,6 +6,17 @@ import os
 from collections.abc import Sequence
 
 from . import _core
+from .errors import InvalidArgumentError
+
+
+def encode_text(core: _core.Tokenizer, text: str, add_special: bool, parse_special: bool) -> list[int]:
+    """Token ids of a str, which may hold what no text may: halves of surrogate pairs."""
+    if not isinstance(text, str):
+        raise InvalidArgumentError(f"expected text, found {type(text).__name__}")
+    try:
+        return core.encode_bytes(text.encode("utf-8"), add_special, parse_special)
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"the text has a lone surrogate at position {error.start}: {error}") from None
 
 
 class Tokenizer:
@@ -38,7 +49,7 @@ class Tokenizer:
         """
         if isinstance(text, bytes):
             return self._core.encode_bytes(text, add_special, parse_special)
-        return self._core.encode(text, add_special, parse_special)
+        return encode_text(self._core, text, add_special, parse_special)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""

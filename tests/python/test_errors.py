@@ -1,0 +1,119 @@
+"""Every status code is an exception of its own that is also the fitting built-in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import imp
+from imp import errors
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "builtin"),
+    [
+        (-1, imp.InvalidArgumentError, ValueError),
+        (-2, imp.OutOfMemoryError, MemoryError),
+        (-3, imp.CudaError, RuntimeError),
+        (-4, imp.NotFoundError, FileNotFoundError),
+        (-5, imp.ModelError, ValueError),
+        (-6, imp.UnsupportedError, RuntimeError),
+        (-7, imp.InternalError, RuntimeError),
+        (-8, imp.CancelledError, RuntimeError),
+        (-9, imp.InputOutputError, OSError),
+    ],
+)
+def test_codes(code: int, kind: type[imp.ImpError], builtin: type[Exception]) -> None:
+    error = errors.from_code(code, "what happened")
+    assert type(error) is kind
+    assert isinstance(error, builtin)
+    assert isinstance(error, imp.ImpError)
+    assert str(error) == "what happened"
+
+
+def test_unknown_code_is_a_bug() -> None:
+    assert type(errors.from_code(-99, "x")) is imp.InternalError
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.gguf"):
+        imp.Engine(tmp_path / "none.gguf")
+    with pytest.raises(imp.NotFoundError, match=r"none\.gguf"):
+        imp.Tokenizer(tmp_path / "none.gguf")
+
+
+@pytest.mark.parametrize("content", [b"", b"GG", b"not a model at all", b"GGUF\x03\x00\x00\x00"])
+def test_damaged_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(content)
+    for call in (imp.Engine, imp.Tokenizer):
+        with pytest.raises(imp.ModelError, match=r"bad\.gguf") as caught:
+            call(path)
+        assert isinstance(caught.value, ValueError)
+
+
+def test_truncated_file(tmp_path: Path, tiny_llama: str) -> None:
+    path = tmp_path / "short.gguf"
+    path.write_bytes(Path(tiny_llama).read_bytes()[:-1000])
+    with pytest.raises(imp.ModelError, match="short"):
+        imp.Engine(path, device="cpu")
+
+
+def test_a_directory_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(imp.ImpError, match=tmp_path.name):
+        imp.Engine(tmp_path, device="cpu")
+
+
+def test_unknown_device(tiny_llama: str) -> None:
+    with pytest.raises(imp.InvalidArgumentError, match="tpu"):
+        imp.Engine(tiny_llama, device="tpu")
+
+
+def test_not_enough_memory(tiny_llama: str) -> None:
+    with pytest.raises(MemoryError, match="budget") as caught:
+        imp.Engine(tiny_llama, device="cpu", memory_budget_bytes=1000)
+    assert isinstance(caught.value, imp.OutOfMemoryError)
+
+
+def test_closed_engine(tiny_llama: str) -> None:
+    engine = imp.Engine(tiny_llama, device="cpu")
+    engine.close()
+    engine.close()
+    assert repr(engine) == "Engine(closed)"
+    for call in (lambda: engine.generate("a"), engine.report, lambda: engine.tokenize("a"), lambda: engine.vocab_size):
+        with pytest.raises(imp.EngineClosedError, match="closed"):
+            call()
+
+
+def test_log_levels() -> None:
+    imp.set_log_level("warn")
+    with pytest.raises(ValueError, match="debug, info, warn, error"):
+        imp.set_log_level("loud")
+
+
+def test_import_is_light_and_clean() -> None:
+    program = "import sys, imp; print([m for m in ('jinja2', 'numpy', 'rich', 'huggingface_hub', 'typer') if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout == "[]\n"
+    assert result.stderr == ""
+
+
+def test_exceptions_leave_no_leaks() -> None:
+    """nanobind reports objects that outlive the interpreter; errors, streams and engines must not."""
+    program = f"""
+import imp
+engine = imp.Engine({str(Path(__file__).parent.parent / "data" / "models" / "tiny-llama.gguf")!r}, device="cpu")
+stream = engine.stream("hello", imp.SamplingParams(max_tokens=20))
+next(stream)
+try:
+    engine.generate([99999])
+except imp.InvalidArgumentError:
+    pass
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stderr == ""
