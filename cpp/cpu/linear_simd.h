@@ -124,102 +124,101 @@ inline void twice(__m256 x, __m256 (&to)[2]) {
 
 // ---- row . activations, straight from the stored blocks ----
 
-/// Sums of kRows rows with kTokens tokens.
-template <int kRows, int kTokens>
+/// Sums of a row with each of kTokens tokens; two chains of additions, or their latency would show.
+template <int kTokens>
 struct RowSums {
-  V::Reg dot[kRows][kTokens];
-  __m256 min[kRows][kTokens];
+  V::Reg dot[kTokens][2];
+  __m256 min[kTokens];
 };
 
-/// Adds the first N groups of a chunk.
-template <class C, int kRows, int kTokens, int N>
-[[gnu::always_inline]] inline void add_chunk(const uint8_t* w, int64_t row_bytes, const QuantizedRows& x, int64_t chunk,
-                                             RowSums<kRows, kTokens>& sums) {
-  constexpr int kVectors = (N + kGroupsPerVector - 1) / kGroupsPerVector;
-  __m256 scale[kRows][kTokens][2];
+/// The hardware's prefetchers stop at the end of each page of 4 KiB; asking for the next one keeps memory busy. One row
+/// at a time, so that a worker reads one stream: several rows side by side were up to three times slower.
+constexpr int kPrefetchBytes = 4096;
+
+template <int kBytes>
+inline void prefetch(const uint8_t* p) {
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    const ChunkScales scales = C::template scales<N>(w + r * row_bytes);
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      const __m256 x_scale = _mm256_loadu_ps(x.scale + t * (x.k_padded / 32) + chunk * 8);
-      if constexpr (C::kSub == 32) {
-        scale[r][t][0] = _mm256_mul_ps(scales.scale[0], x_scale);
-      } else {
-        __m256 both[2];
-        twice(x_scale, both);
-        scale[r][t][0] = _mm256_mul_ps(scales.scale[0], both[0]);
-        scale[r][t][1] = _mm256_mul_ps(scales.scale[1], both[1]);
-      }
-      if constexpr (!kSigned<C>) {
-        const __m256(&min)[2] = C::kHasMin ? scales.min : scales.scale;  // else times kZero in the end
-        if constexpr (C::kSub == 32) {
-          const __m256 sum = _mm256_loadu_ps(x.sum32 + t * (x.k_padded / 32) + chunk * 8);
-          sums.min[r][t] = _mm256_fmadd_ps(min[0], sum, sums.min[r][t]);
-        } else {
-          const float* sum = x.sum16 + t * (x.k_padded / 16) + chunk * 16;
-          sums.min[r][t] = _mm256_fmadd_ps(min[0], _mm256_loadu_ps(sum), sums.min[r][t]);
-          sums.min[r][t] = _mm256_fmadd_ps(min[1], _mm256_loadu_ps(sum + 8), sums.min[r][t]);
-        }
-      }
-    }
+  for (int i = 0; i < (kBytes + 32) / 64; ++i)
+    _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes + 64 * i, _MM_HINT_T0);
+}
+
+/// scale = the weights' scales times those of token t's activations; adds the part of the minima.
+template <class C>
+[[gnu::always_inline]] inline void combine_scales(const ChunkScales& w, const QuantizedRows& x, int64_t chunk, int t,
+                                                  __m256 (&scale)[2], __m256& min_sum) {
+  const __m256 x_scale = _mm256_loadu_ps(x.scale + t * (x.k_padded / 32) + chunk * 8);
+  const __m256(&min)[2] = C::kHasMin ? w.min : w.scale;  // else times kZero in the end
+  if constexpr (C::kSub == 32) {
+    scale[0] = _mm256_mul_ps(w.scale[0], x_scale);
+    if constexpr (kSigned<C>) return;
+    const __m256 sum = _mm256_loadu_ps(x.sum32 + t * (x.k_padded / 32) + chunk * 8);
+    min_sum = _mm256_fmadd_ps(min[0], sum, min_sum);
+  } else {
+    __m256 both[2];
+    twice(x_scale, both);
+    scale[0] = _mm256_mul_ps(w.scale[0], both[0]);
+    scale[1] = _mm256_mul_ps(w.scale[1], both[1]);
+    if constexpr (kSigned<C>) return;
+    const float* sum = x.sum16 + t * (x.k_padded / 16) + chunk * 16;
+    min_sum = _mm256_fmadd_ps(min[0], _mm256_loadu_ps(sum), min_sum);
+    min_sum = _mm256_fmadd_ps(min[1], _mm256_loadu_ps(sum + 8), min_sum);
   }
+}
+
+/// Adds the first N groups of a chunk.
+template <class C, int kTokens, int N>
+[[gnu::always_inline]] inline void add_chunk(const uint8_t* w, const QuantizedRows& x, int64_t chunk,
+                                             RowSums<kTokens>& sums) {
+  constexpr int kVectors = (N + kGroupsPerVector - 1) / kGroupsPerVector;
+  prefetch<N * C::kBytes * 32 / C::kBlock>(w);
+  const ChunkScales w_scales = C::template scales<N>(w);
+  __m256 scale[kTokens][2];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) combine_scales<C>(w_scales, x, chunk, t, scale[t], sums.min[t]);
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) {
-    Bytes codes[kRows];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) codes[r] = chunk_codes<C, N>(w + r * row_bytes, i);
+    const Bytes codes = chunk_codes<C, N>(w, i);
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
       const Bytes x_codes = load_bytes(x.codes + t * x.k_padded + chunk * kChunk + i * kLanes * 4);
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const V::Reg dot = to_floats(add_dot<kSigned<C>>(no_sums(), codes[r], x_codes));
-        sums.dot[r][t] = V::fma(dot, lane_scales<C::kSub>(scale[r][t], i), sums.dot[r][t]);
-      }
+      const V::Reg dot = to_floats(add_dot<kSigned<C>>(no_sums(), codes, x_codes));
+      sums.dot[t][i % 2] = V::fma(dot, lane_scales<C::kSub>(scale[t], i), sums.dot[t][i % 2]);
     }
   }
 }
 
-template <class C, int kRows, int kTokens>
-void gemv_rows(const uint8_t* w, int64_t row_bytes, int64_t k, const QuantizedRows& x, float* out, int64_t out_stride) {
-  RowSums<kRows, kTokens> sums;
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTokens; ++t) {
-      sums.dot[r][t] = V::zero();
-      sums.min[r][t] = _mm256_setzero_ps();
-    }
+template <class C, int kTokens>
+void gemv_row(const uint8_t* w, int64_t k, const QuantizedRows& x, float* out, int64_t out_stride) {
+  RowSums<kTokens> sums;
+  for (int t = 0; t < kTokens; ++t) {
+    sums.dot[t][0] = sums.dot[t][1] = V::zero();
+    sums.min[t] = _mm256_setzero_ps();
   }
   constexpr int64_t kChunkBytes = kChunk / C::kBlock * C::kBytes;
   const int64_t chunks = k / kChunk;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk, w += kChunkBytes)
-    add_chunk<C, kRows, kTokens, 8>(w, row_bytes, x, chunk, sums);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk, w += kChunkBytes) add_chunk<C, kTokens, 8>(w, x, chunk, sums);
   if constexpr (C::kBlock < kChunk) {
     switch (k % kChunk / 32) {
-      case 1: add_chunk<C, kRows, kTokens, 1>(w, row_bytes, x, chunks, sums); break;
-      case 2: add_chunk<C, kRows, kTokens, 2>(w, row_bytes, x, chunks, sums); break;
-      case 3: add_chunk<C, kRows, kTokens, 3>(w, row_bytes, x, chunks, sums); break;
-      case 4: add_chunk<C, kRows, kTokens, 4>(w, row_bytes, x, chunks, sums); break;
-      case 5: add_chunk<C, kRows, kTokens, 5>(w, row_bytes, x, chunks, sums); break;
-      case 6: add_chunk<C, kRows, kTokens, 6>(w, row_bytes, x, chunks, sums); break;
-      case 7: add_chunk<C, kRows, kTokens, 7>(w, row_bytes, x, chunks, sums); break;
+      case 1: add_chunk<C, kTokens, 1>(w, x, chunks, sums); break;
+      case 2: add_chunk<C, kTokens, 2>(w, x, chunks, sums); break;
+      case 3: add_chunk<C, kTokens, 3>(w, x, chunks, sums); break;
+      case 4: add_chunk<C, kTokens, 4>(w, x, chunks, sums); break;
+      case 5: add_chunk<C, kTokens, 5>(w, x, chunks, sums); break;
+      case 6: add_chunk<C, kTokens, 6>(w, x, chunks, sums); break;
+      case 7: add_chunk<C, kTokens, 7>(w, x, chunks, sums); break;
       default: break;
     }
   }
   const __m256 zero_point = _mm256_set1_ps(C::kHasMin ? 1.0f : C::kZero);
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTokens; ++t)
-      out[t * out_stride + r] = sum_of(_mm256_fnmadd_ps(zero_point, sums.min[r][t], fold(sums.dot[r][t])));
+  for (int t = 0; t < kTokens; ++t) {
+    const __m256 dot = fold(V::add(sums.dot[t][0], sums.dot[t][1]));
+    out[t * out_stride] = sum_of(_mm256_fnmadd_ps(zero_point, sums.min[t], dot));
   }
 }
 
 template <class C, int kTokens>
 void gemv_tokens(const WeightRows& w, const QuantizedRows& x, float* out, int64_t out_stride) {
-  constexpr int kRows = kTokens <= 2 ? 2 : 1;
-  int64_t r = 0;
-  for (; r + kRows <= w.rows; r += kRows)
-    gemv_rows<C, kRows, kTokens>(w.data + r * w.row_bytes, w.row_bytes, w.k, x, out + r, out_stride);
-  for (; r < w.rows; ++r) gemv_rows<C, 1, kTokens>(w.data + r * w.row_bytes, w.row_bytes, w.k, x, out + r, out_stride);
+  for (int64_t r = 0; r < w.rows; ++r) gemv_row<C, kTokens>(w.data + r * w.row_bytes, w.k, x, out + r, out_stride);
 }
 
 template <class C>
