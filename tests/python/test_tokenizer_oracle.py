@@ -156,7 +156,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair(path)
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=texts)
 def test_encoding_equals_hugging_face(pair: Pair, text: str) -> None:
     pair.check(text)
@@ -167,7 +167,7 @@ def test_encoding_of_whole_files_equals_hugging_face(pair: Pair) -> None:
         pair.check(path.read_text(encoding="utf-8"))
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.binary(max_size=60))
 def test_any_bytes_can_be_encoded_and_decoded(pair: Pair, data: bytes) -> None:
     ids = pair.tokenizer.encode(data, add_special=False)
