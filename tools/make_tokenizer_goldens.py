@@ -20,7 +20,7 @@ from pathlib import Path
 
 import sentencepiece as spm
 from sentencepiece import sentencepiece_model_pb2 as spm_proto
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 OUTPUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "text"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -52,7 +52,24 @@ FRAGMENTS = [
     *(" ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", " \n ", "\u00a0", "\u3000", "\u2028", "\x85", "\x1c", " " * 17),
     *("1", "12", "123", "1234", "12345678", "3.14", "1,000", "\u0663\u0664", "\u2167", "\u00b2", "\u00bd"),
     *("river", "The", "Mühle", "ÉTÉ", "camelCase", "HTTPServer", "snake_case", "naïve", "река", "МГУ", "\u01c5ep"),
-    *("川", "学校", "カタカナ", "ひらがな", "这条河", "마을", "ไทย", "हिन्दी", "العربية", "עברית", "e\u0301", "ﬁ", "ﷺ"),
+    *(
+        "川",
+        "学校",
+        "カタカナ",
+        "ひらがな",
+        "这条河",
+        "마을",
+        "ไทย",
+        "हिन्दी",
+        "العربية",
+        "עברית",
+        "e\u0301",
+        "u\u0308\u0323",
+        "\u1112\u1161\u11ab",
+        "\u212b",
+        "ﬁ",
+        "ﷺ",
+    ),
     *("👍", "👍🏽", "👨\u200d👩\u200d👧", "🇩🇪", "©", "→", "∑", "…", "“”", "，", "。", "「」"),
     *("==", "!=", "/*", "*/", "//\n", "{}", "();", "#", "$x", "`", "~", "^", "\\n", "<a>", "</a>", "@", "a/b"),
     *("<s>", "</s>", "<unk>", "<|end|>", "<0x41>", "\u2581", "\u2581\u2581", "\x00", "\x7f", "\ufffd", "\U0010ffff"),
@@ -104,6 +121,8 @@ FAMILIES: dict[str, tuple[list[pre_tokenizers.PreTokenizer], bool]] = {
         False,
     ),
 }
+
+NFC_FAMILIES = ("qwen2", "qwen35")
 
 
 def random_texts(seed: int) -> list[str]:
@@ -163,7 +182,8 @@ def make_byte_bpe() -> None:
     for family, (steps, ignore_merges) in FAMILIES.items():
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-        tokenizer.decoder = decoders.ByteLevel()
+        if family in NFC_FAMILIES:
+            tokenizer.normalizer = normalizers.NFC()
         families[family] = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     by_id = sorted(vocab, key=lambda text: vocab[text])
     head = ["str tokenizer.ggml.model gpt2", "int tokenizer.ggml.bos_token_id 0", "int tokenizer.ggml.eos_token_id 1"]

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "formats/model_file.h"
 #include "text/merge.h"
+#include "text/nfc.h"
 #include "text/pre_tokenizer.h"
 #include "text/vocab.h"
 
@@ -33,6 +34,7 @@ class ByteBpe final : public VocabTokenizer {
         pre_name_(std::move(pre_name)),
         pre_tokenizer_(spec),
         ignore_merges_(spec.ignore_merges) {
+    if (spec.nfc) nfc_.emplace();
     read_pieces();
     read_byte_ids(file);
     read_merges(file);
@@ -46,6 +48,7 @@ class ByteBpe final : public VocabTokenizer {
   std::string normal_piece(TokenId id) const override { return pieces_[id]; }
 
   void encode_text(std::string_view text, bool, EncodeScratch& scratch, std::vector<TokenId>& out) const override {
+    if (nfc_ && nfc_->may_change(text)) text = scratch.texts.emplace_back(nfc_->normalize(text));
     const auto encode = [&](std::string_view word, std::vector<TokenId>& ids) {
       encode_word(word, scratch.merger, ids);
     };
@@ -141,6 +144,7 @@ class ByteBpe final : public VocabTokenizer {
 
   std::string pre_name_;
   PreTokenizer pre_tokenizer_;
+  std::optional<NfcNormalizer> nfc_;
   bool ignore_merges_;
   std::vector<std::string> pieces_;                      // [id], bytes
   std::unordered_map<std::string_view, TokenId> words_;  // of pieces_, only for ignore_merges_

@@ -13,6 +13,7 @@ struct PreTokenizerSpec {
   std::vector<std::string_view> names;     // values of tokenizer.ggml.pre
   std::vector<std::string_view> patterns;  // each cuts the pieces that the one before left
   bool ignore_merges = false;              // a whole word that is a token stays one, whatever the merges say
+  bool nfc = false;                        // text is brought into Unicode's form NFC first
   bool add_bos = false;                    // where the file does not say
 };
 
