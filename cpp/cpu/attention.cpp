@@ -268,7 +268,7 @@ AttentionProblem problem_of(const CpuContext& context, const AttentionArgs& args
 int64_t attention_tile_workspace(int head_dim) {
   const int64_t padded = round_up(head_dim, 16);
   return 2 * kAttentionTileRows * padded + 2 * kAttentionTileKeys * padded + kAttentionTileRows * kAttentionTileKeys +
-         2 * kAttentionTileRows;
+         3 * kAttentionTileRows;
 }
 
 int64_t attention_split_workspace(int head_dim, int num_keys) {

@@ -78,7 +78,7 @@ void matmul(const float* a, int64_t a_stride, const float* b, int64_t b_stride, 
 
 /// The workspace of one tile, carved from one array.
 struct TileWorkspace {
-  float *q, *out, *keys, *values, *scores, *highest, *sum;
+  float *q, *out, *keys, *values, *scores, *highest, *sum, *shrink;
   int padded;  // head_dim rounded up to 16
 
   TileWorkspace(float* at, int head_dim) : padded((head_dim + 15) / 16 * 16) {
@@ -89,6 +89,7 @@ struct TileWorkspace {
     scores = values + kTileKeys * padded;               // [rows, 64]
     highest = scores + kAttentionTileRows * kTileKeys;  // [rows]
     sum = highest + kAttentionTileRows;                 // [rows]
+    shrink = sum + kAttentionTileRows;                  // [rows]
   }
 };
 
@@ -124,27 +125,33 @@ void load_key_block(const AttentionArgs& args, const AttentionTile& tile, int ba
   }
 }
 
-/// Scores of one row for the block at `base` become probabilities relative to the row's highest score so far.
+/// Caps one row's scores for the block at `base` and hides the keys that its token does not see.
 template <class V>
-void update_row(const AttentionArgs& args, int row, int position, int base, int num_keys, const TileWorkspace& work) {
-  float* scores = work.scores + row * kTileKeys;
-  const int window = args.sliding_window;
-  const int first = window > 0 && position - window + 1 > base ? position - window + 1 - base : 0;
-  const int last = position + 1 - base < num_keys ? position + 1 - base : num_keys;
+void mask_row(const AttentionArgs& args, int position, int base, int num_keys, float* scores) {
   if (args.softcap > 0) cap_scores<V>(scores, num_keys, args.softcap);
-  for (int j = 0; j < (first < num_keys ? first : num_keys); ++j) scores[j] = -kInfinity;
-  for (int j = last > 0 ? last : 0; j < num_keys; ++j) scores[j] = -kInfinity;
-  const float before = work.highest[row];
-  const float highest = highest_score<V>(scores, num_keys, before);
-  const float sum = exponentiate<V>(scores, num_keys, highest);
-  work.highest[row] = highest;
-  if (highest == before) {
-    work.sum[row] += sum;
-    return;
+  const int window = args.sliding_window;
+  const int hidden = window > 0 ? position - window + 1 - base : 0;  // before the window
+  const int seen = position + 1 - base;
+  for (int j = 0; j < hidden && j < num_keys; ++j) scores[j] = -kInfinity;
+  for (int j = seen > 0 ? seen : 0; j < num_keys; ++j) scores[j] = -kInfinity;
+}
+
+/// Scores of all rows for a block become weights relative to each row's highest score so far; what was summed before
+/// shrinks where that rose. One loop a step, so that the rows' chains of dependent operations overlap.
+template <class V>
+void update_rows(int rows, int num_keys, const TileWorkspace& work) {
+  for (int r = 0; r < rows; ++r) {
+    const float highest = highest_score<V>(work.scores + r * kTileKeys, num_keys, work.highest[r]);
+    work.shrink[r] = work.highest[r] - highest;
+    work.highest[r] = highest;
   }
-  const float shrink = exp_one<V>(before - highest);
-  work.sum[row] = work.sum[row] * shrink + sum;
-  scale_span<V>(work.out + row * work.padded, work.padded, shrink);
+  for (int r = 0; r < rows; r += V::kWidth) V::store(work.shrink + r, exp_simd<V>(V::load(work.shrink + r)));
+  for (int r = 0; r < rows; ++r) {
+    const float sum = exponentiate<V>(work.scores + r * kTileKeys, num_keys, work.highest[r]);
+    work.sum[r] = work.sum[r] * work.shrink[r] + sum;
+  }
+  for (int r = 0; r < rows; ++r)
+    if (work.shrink[r] != 1.0f) scale_span<V>(work.out + r * work.padded, work.padded, work.shrink[r]);
 }
 
 template <class V>
@@ -173,7 +180,8 @@ void attention_tile(const AttentionArgs& args, const AttentionTile& tile, float*
     const int num_keys = (to - base + 15) / 16 * 16;
     load_key_block<V>(args, tile, base, num_keys, from, to, work);
     matmul<V>(work.q, work.padded, work.keys, kTileKeys, work.scores, kTileKeys, rows, num_keys, hd, false);
-    for (int r = 0; r < rows; ++r) update_row<V>(args, r, positions[r / group], base, num_keys, work);
+    for (int r = 0; r < rows; ++r) mask_row<V>(args, positions[r / group], base, num_keys, work.scores + r * kTileKeys);
+    update_rows<V>(rows, num_keys, work);
     matmul<V>(work.scores, kTileKeys, work.values, work.padded, work.out, work.padded, rows, work.padded, to - base,
               true);
   }
