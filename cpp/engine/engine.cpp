@@ -70,6 +70,9 @@ RequestId Engine::submit(std::vector<TokenId> prompt, const SamplingParams& para
     if (prompt.empty() || prompt.front() != bos) prompt.insert(prompt.begin(), bos);
   }
   check_prompt(prompt);
+  if (params.think_budget > 0 && !s.vocab.think)
+    fail(ErrorCode::invalid_argument, "think_budget is ", params.think_budget, ", but the vocabulary of ",
+         s.options.model_path, " has no <think> and </think>");
   if (!tokenizer && !params.stop.empty())
     fail(ErrorCode::invalid_argument, "stop strings need a tokenizer, and ", s.options.model_path, " has none");
   if (s.settings().diagnostics.dump_tokens) dump_tokens(prompt);

@@ -27,7 +27,7 @@ VocabInfo make_vocab_info(const Tokenizer* tokenizer, int32_t vocab_size, const 
   VocabInfo vocab{.tokenizer = tokenizer, .vocab_size = vocab_size, .banned = {}, .think = {}, .think_budget = 0};
   if (!tokenizer) return vocab;
   vocab.think_budget = settings.generation.think_budget;
-  if (vocab.think_budget > 0) vocab.think = find_think_markers(*tokenizer);
+  vocab.think = find_think_markers(*tokenizer);
   if (settings.generation.no_ban) return vocab;
   for (TokenId id = 0; id < tokenizer->size(); ++id) {
     if (tokenizer->type(id) != TokenType::control || tokenizer->is_stop(id)) continue;
@@ -62,7 +62,8 @@ Generation::Generation(const VocabInfo& vocab, std::shared_ptr<const SamplingPar
     decoder_.emplace(*vocab.tokenizer, !params_->skip_special_tokens);
     prime(*decoder_, prompt);
   }
-  if (vocab.think) think_.emplace(*vocab.think, vocab.think_budget, prompt);
+  const int64_t think_budget = params_->think_budget >= 0 ? params_->think_budget : vocab.think_budget;
+  if (vocab.think && think_budget > 0) think_.emplace(*vocab.think, think_budget, prompt);
   sampler_.accept_prompt(prompt);
   if (mask) sampler_.set_mask(std::move(mask));
 }

@@ -20,8 +20,8 @@ struct VocabInfo {
   const Tokenizer* tokenizer = nullptr;  // null: ids only
   int32_t vocab_size = 0;                // columns of the logits
   std::vector<TokenId> banned;           // control tokens that no protocol needs; empty under generation.no_ban
-  std::optional<ThinkMarkers> think;     // set where generation.think_budget applies
-  int64_t think_budget = 0;
+  std::optional<ThinkMarkers> think;     // nothing where the vocabulary has no such markers
+  int64_t think_budget = 0;              // generation.think_budget
 };
 VocabInfo make_vocab_info(const Tokenizer* tokenizer, int32_t vocab_size, const Settings& settings);
 

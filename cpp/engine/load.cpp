@@ -12,8 +12,6 @@
 namespace imp {
 namespace {
 
-constexpr int32_t kMaxStepTokens = 512;
-
 int cuda_index(std::string_view device) {
   if (device == "auto" || device == "cuda") return 0;
   int index = -1;
@@ -72,16 +70,17 @@ void settle_settings(const LoadedModel& model, Config& config, std::vector<std::
 
 MemoryPlan settle_memory(const EngineOptions& options, const LoadedModel& model, Config& config) {
   const auto& runtime = config.settings().runtime;
+  const int32_t step_tokens = model.backend->preferred_step_tokens();
   const MemoryPlan plan = plan_memory({.device_free_bytes = model.backend->free_memory_bytes(),
                                        .budget_bytes = options.memory_budget_bytes,
                                        .weight_bytes = tensor_bytes(*model.file),
-                                       .workspace_bytes = Decoder::workspace_bytes(model.spec, kMaxStepTokens),
+                                       .workspace_bytes = Decoder::workspace_bytes(model.spec, step_tokens),
                                        .vocab_size = model.spec.vocab_size,
                                        .kv = kv_layout(model.spec),
                                        .model_context = model.spec.context_length,
                                        .max_seq_len = runtime.max_seq_len,
                                        .max_batch_size = static_cast<int32_t>(runtime.max_batch_size),
-                                       .max_step_tokens = kMaxStepTokens});
+                                       .max_step_tokens = step_tokens});
   if (runtime.max_seq_len > model.spec.context_length)
     log_warn("runtime.max_seq_len=", runtime.max_seq_len, " is above the ", model.spec.context_length,
              " tokens the model was trained for; expect worse text past them");
@@ -126,6 +125,9 @@ LoadedModel load_model(const EngineOptions& options, Config& config, std::vector
   model.memory = settle_memory(options, model, config);  // before anything large is touched
   log_info("memory plan\n", model.memory.table());
   model.weights = load_weights(model.tensors, model.spec, *model.backend);
+  model.backend->finish_load({.max_tokens = model.memory.max_step_tokens,
+                              .max_sequences = model.memory.max_batch_size,
+                              .max_logit_rows = model.memory.max_logit_rows});
   settle_settings(model, config, inert);
   allocate_kv(model);
 

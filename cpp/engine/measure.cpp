@@ -38,14 +38,16 @@ namespace {
 template <class See>
 void run_in_steps(Engine::State& state, std::span<const TokenId> tokens, size_t scored_from, const See& see) {
   ScratchSequence sequence(state, static_cast<int64_t>(tokens.size()));
-  const auto step = static_cast<size_t>(state.model.memory.max_step_tokens);
-  const auto rows = static_cast<size_t>(state.model.memory.max_logit_rows);
-  size_t at = 0;
-  for (; at < scored_from; at += std::min(step, scored_from - at))
-    sequence.run(tokens.subspan(at, std::min(step, scored_from - at)), 0);
-  for (; at < tokens.size(); at += std::min(rows, tokens.size() - at)) {
-    const size_t count = std::min(rows, tokens.size() - at);
-    see(at, sequence.run(tokens.subspan(at, count), static_cast<int32_t>(count)));
+  const auto most_tokens = static_cast<size_t>(state.model.memory.max_step_tokens);
+  const auto most_rows = static_cast<size_t>(state.model.memory.max_logit_rows);
+  for (size_t at = 0; at < tokens.size();) {
+    const size_t first_row = std::max(at, scored_from);
+    size_t end = std::min(at + most_tokens, tokens.size());
+    if (end > first_row) end = std::min(end, first_row + most_rows);
+    const size_t num_rows = end > first_row ? end - first_row : 0;
+    const auto rows = sequence.run(tokens.subspan(at, end - at), static_cast<int32_t>(num_rows));
+    if (num_rows > 0) see(first_row, rows);
+    at = end;
   }
 }
 

@@ -49,6 +49,7 @@ void write_dispatch(JsonWriter& json, const Engine::State& state) {
   };
   json.key("dispatch").begin_object().key("resolved").begin_object();
   json.field("kv_dtype", "fp16").field("deterministic", settings.runtime.deterministic);
+  json.field("deterministic_gemm", settings.runtime.deterministic_gemm);
   json.field("cuda_graphs", "never").field("cuda_graphs_reason", "backend " + std::string(model.backend->name()));
   json.field("attention_decode", attention_kernel(1))
       .field("attention_prefill", attention_kernel(std::min(context, 512)));

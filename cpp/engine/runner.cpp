@@ -71,11 +71,18 @@ std::span<float> Runner::run(std::span<const RunChunk> chunks, std::span<const B
                      .block_table_stride = block_table_stride_,
                      .positions = upload(positions_),
                      .max_query_len = max_query_len_,
-                     .max_context_len = max_context_len_};
+                     .max_context_len = backend.planned_context(max_context_len_)};
   batch.num_logit_rows = static_cast<int64_t>(logit_rows_.host.size());
   batch.logit_rows = upload(logit_rows_);
   assert(batch.num_tokens <= model_.memory.max_step_tokens && batch.num_logit_rows <= model_.memory.max_logit_rows);
-  model_.decoder->forward(batch, f32_view(logits_, batch.num_logit_rows, model_.spec.vocab_size));
+  const StepShape shape{.num_tokens = batch.num_tokens,
+                        .num_logit_rows = batch.num_logit_rows,
+                        .num_sequences = batch.sequences.num_sequences,
+                        .max_query_len = batch.sequences.max_query_len,
+                        .max_context_len = batch.sequences.max_context_len};
+  backend.run_step(shape, [&] {
+    model_.decoder->forward(batch, f32_view(logits_, batch.num_logit_rows, model_.spec.vocab_size));
+  });
 
   const auto count = static_cast<size_t>(batch.num_logit_rows) * static_cast<size_t>(model_.spec.vocab_size);
   if (host_logits_.empty()) return {logits_, count};

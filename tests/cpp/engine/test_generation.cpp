@@ -154,6 +154,12 @@ TEST_CASE("thinking budget: at most so many tokens between the markers, then the
   CHECK(out.tokens == std::vector<TokenId>{kA, kA, kA, kEndThink, kA, kA, kA, kA});
   CHECK(run(wishes, params, settings, {kBos, kThink, kB, kEndThink}).tokens == std::vector<TokenId>(8, kA));
   CHECK(run(wishes, params, {}, {kBos, kThink}).tokens == std::vector<TokenId>(8, kA));
+  params.think_budget = 1;  // a request's own budget, also where none is configured
+  const std::vector<TokenId> one = {kA, kEndThink, kA, kA, kA, kA, kA, kA};
+  CHECK(run(wishes, params, settings, {kBos, kThink}).tokens == one);
+  CHECK(run(wishes, params, {}, {kBos, kThink}).tokens == one);
+  params.think_budget = 0;
+  CHECK(run(wishes, params, settings, {kBos, kThink}).tokens == std::vector<TokenId>(8, kA));
 }
 
 TEST_CASE("special tokens are shown only when asked for") {
