@@ -72,9 +72,8 @@ std::string percent(int64_t part, int64_t total) {
 
 }  // namespace
 
-HiddenDumper::HiddenDumper(const std::string& directory, Backend& backend)
-    : directory_(directory == "1" || directory == "all" ? std::filesystem::temp_directory_path().string() : directory),
-      backend_(backend) {
+HiddenDumper::HiddenDumper(std::string directory, Backend& backend)
+    : directory_(std::move(directory)), backend_(backend) {
   std::error_code error;
   std::filesystem::create_directories(directory_, error);
   if (error || !std::filesystem::is_directory(directory_) || ::access(directory_.c_str(), W_OK | X_OK) != 0) {

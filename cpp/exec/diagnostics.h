@@ -15,8 +15,8 @@ namespace imp {
 /// last one is past the final norm; here it is before). Steps count from 0.
 class HiddenDumper : public ForwardObserver {
  public:
-  /// Creates `directory` where it is missing; "1" and "all" mean the system's temporary one. Errors: io.
-  HiddenDumper(const std::string& directory, Backend& backend);
+  /// Creates `directory` where it is missing. Errors: io.
+  HiddenDumper(std::string directory, Backend& backend);
   void on_hidden(int layer, TensorView hidden) override;
   void on_ffn_activation(int, TensorView) override {}
 
