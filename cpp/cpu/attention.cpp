@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kMaxSplits = 128;     // of one sequence's keys
 constexpr int kMinSplitKeys = 128;  // fewer do not pay for joining the parts
-constexpr double kMinParallelFlops = 1 << 19;
+constexpr double kMinParallelFlops = 1 << 18;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 

@@ -42,9 +42,15 @@ struct HeadRotation {
     V::store_part(high + i, V::fma(a, s, V::mul(b, c)), rest);
   }
 
-  /// Pairs (2i, 2i + 1): a plain loop, which the compiler vectorizes with shuffles.
+  /// Pairs (2i, 2i + 1).
   static void rotate_neighbours(float* head, const float* cosines, const float* sines, int pairs) {
-    for (int i = 0; i < pairs; ++i) {
+    int i = 0;
+    for (; i + W / 2 <= pairs; i += W / 2) {
+      const Reg x = V::load(head + 2 * i);
+      const Reg crossed = V::mul(V::swap_neighbours(x), V::load_twice(sines + i));
+      V::store(head + 2 * i, V::fma_sub_add(x, V::load_twice(cosines + i), crossed));
+    }
+    for (; i < pairs; ++i) {
       const float a = head[2 * i], b = head[2 * i + 1];
       head[2 * i] = a * cosines[i] - b * sines[i];
       head[2 * i + 1] = b * cosines[i] + a * sines[i];

@@ -44,6 +44,12 @@ struct Avx2 {
     return mul(x, _mm256_castsi256_ps(exponent));
   }
 
+  static Reg load_twice(const float* p) {
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+  }
+  static Reg swap_neighbours(Reg x) { return _mm256_permute_ps(x, 0xb1); }
+  static Reg fma_sub_add(Reg a, Reg b, Reg c) { return _mm256_fmaddsub_ps(a, b, c); }
+
   static float sum(Reg x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

@@ -46,6 +46,15 @@ struct Avx512 {
   /// x * 2^n for integral n in [-126, 127]
   static Reg scale_pow2(Reg x, Reg n) { return _mm512_scalef_ps(x, n); }
 
+  /// Eight floats, each in two neighbouring lanes.
+  static Reg load_twice(const float* p) {
+    const __m512i index = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(index, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+  }
+  static Reg swap_neighbours(Reg x) { return _mm512_permute_ps(x, 0xb1); }
+  /// a * b - c in even lanes, a * b + c in odd ones
+  static Reg fma_sub_add(Reg a, Reg b, Reg c) { return _mm512_fmaddsub_ps(a, b, c); }
+
   static float sum(Reg x) { return _mm512_reduce_add_ps(x); }
   static float max_of(Reg x) { return _mm512_reduce_max_ps(x); }
 
