@@ -101,6 +101,7 @@ def byte_level_oracle(data: dict[str, Any], vocab: dict[str, int]) -> Any:
             tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
     )
+    oracle.decoder = tokenizers.decoders.ByteLevel()
     return oracle
 
 
@@ -116,6 +117,13 @@ def scored_oracle(data: dict[str, Any], vocab: dict[str, int]) -> Any:
     model = tokenizers.models.BPE(vocab=vocab, merges=merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>")
     oracle = tokenizers.Tokenizer(model)
     oracle.normalizer = tokenizers.normalizers.Replace(" ", "\u2581")
+    oracle.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace("\u2581", " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+        ]
+    )
     return oracle
 
 
@@ -141,10 +149,14 @@ class Pair:
         self.parsing.add_tokens(added[CONTROL])
 
     def check(self, text: str) -> None:
-        expected = self.plain.encode(text, add_special_tokens=False).ids
-        assert self.tokenizer.encode(text, add_special=False) == expected
-        expected = self.parsing.encode(text, add_special_tokens=False).ids
-        assert self.tokenizer.encode(text, add_special=False, parse_special=True) == expected
+        for oracle, parse_special in ((self.plain, False), (self.parsing, True)):
+            ids = self.tokenizer.encode(text, add_special=False, parse_special=parse_special)
+            assert ids == oracle.encode(text, add_special_tokens=False).ids
+            self.check_decoding(ids)
+
+    def check_decoding(self, ids: list[int]) -> None:
+        expected = self.parsing.decode(ids, skip_special_tokens=False)
+        assert self.tokenizer.decode(ids) == expected
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -160,6 +172,15 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 @given(text=texts)
 def test_encoding_equals_hugging_face(pair: Pair, text: str) -> None:
     pair.check(text)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_decoding_of_any_tokens_equals_hugging_face(pair: Pair, data: st.DataObject) -> None:
+    core = pair.tokenizer.core
+    ids = data.draw(st.lists(st.integers(0, core.size - 1), max_size=30))
+    # of bytes that make no character, the oracle shows each as one U+FFFD, and imp as few as Unicode recommends
+    pair.check_decoding([token for token in ids if core.type(token) != "byte"])
 
 
 def test_encoding_of_whole_files_equals_hugging_face(pair: Pair) -> None:
