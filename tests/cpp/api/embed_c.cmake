@@ -1,0 +1,43 @@
+# Installs the C API into a directory of its own, builds examples/embed_c against it with CMake and with pkg-config, and
+# runs both. Arguments: BUILD, SOURCE, WORK, MODEL, GENERATOR, CC.
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
+  if(code)
+    message(FATAL_ERROR "${ARGV}\nexit code ${code}\n${out}\n${err}")
+  endif()
+  set(out "${out}" PARENT_SCOPE)
+  set(err "${err}" PARENT_SCOPE)
+endfunction()
+
+file(REMOVE_RECURSE ${WORK})
+run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix --component capi)
+file(RENAME ${WORK}/prefix ${WORK}/moved)  # nothing may depend on where it was installed first
+
+run(${CMAKE_COMMAND} -S ${SOURCE}/examples/embed_c -B ${WORK}/cmake -G ${GENERATOR} -DCMAKE_PREFIX_PATH=${WORK}/moved
+    -DCMAKE_C_COMPILER=${CC} -DCMAKE_BUILD_TYPE=Release)
+run(${CMAKE_COMMAND} --build ${WORK}/cmake)
+run(${WORK}/cmake/embed_c ${MODEL} "Hello world" 16)
+set(whole "${out}")
+if(whole STREQUAL "\n")
+  message(FATAL_ERROR "embed_c printed nothing: ${err}")
+endif()
+run(${WORK}/cmake/embed_c ${MODEL} "Hello world" 16 4)
+if(NOT err MATCHES "cancelled after")
+  message(FATAL_ERROR "embed_c was not cancelled: ${err}")
+endif()
+
+find_program(PKG_CONFIG pkg-config)
+if(NOT PKG_CONFIG)
+  message("pkg-config is not installed; only the CMake package was checked")
+  return()
+endif()
+file(GLOB_RECURSE pc ${WORK}/moved/imp.pc)
+cmake_path(GET pc PARENT_PATH pc_dir)
+set(ENV{PKG_CONFIG_PATH} ${pc_dir})
+run(${PKG_CONFIG} --cflags --libs imp)
+separate_arguments(flags UNIX_COMMAND "${out}")
+run(${CC} -std=c11 ${SOURCE}/examples/embed_c/main.c -o ${WORK}/embed_pc ${flags})
+run(${WORK}/embed_pc ${MODEL} "Hello world" 16)
+if(NOT out STREQUAL whole)
+  message(FATAL_ERROR "the two builds differ:\n${whole}\n${out}")
+endif()
