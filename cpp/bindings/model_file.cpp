@@ -32,6 +32,7 @@ nb::object get(const ModelFile& file, std::string_view key) {
   return std::visit([](const auto& held) -> nb::object { return to_object(held); }, *value);
 }
 
+// Copies whose `data` points into the file; Python sees its size only.
 std::vector<TensorInfo> tensors(const ModelFile& file) { return {file.tensors().begin(), file.tensors().end()}; }
 
 }  // namespace
@@ -50,8 +51,8 @@ void bind_model_file(nb::module_& m) {
       .def_prop_ro("format_name", [](const ModelFile& self) { return std::string(self.format_name()); })
       .def_prop_ro("file_bytes", &ModelFile::file_bytes)
       .def("keys", &ModelFile::keys, "in file order")
-      .def("get", &get, nb::arg("key"))
-      .def("tensors", &tensors, nb::keep_alive<0, 1>());
+      .def("get", &get, nb::arg("key"), nb::sig("def get(self, key: str) -> Any"))
+      .def("tensors", &tensors);
 }
 
 }  // namespace imp::bindings

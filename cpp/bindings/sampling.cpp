@@ -41,6 +41,7 @@ void bind_sampling(nb::module_& m) {
       .def_rw("ignore_eos", &P::ignore_eos)
       .def_rw("include_stop_str_in_output", &P::include_stop_str_in_output)
       .def_rw("skip_special_tokens", &P::skip_special_tokens)
+      .def_rw("think_budget", &P::think_budget)
       .def_rw("n", &P::n)
       .def_rw("logprobs", &P::logprobs)
       .def_rw("prompt_logprobs", &P::prompt_logprobs)

@@ -88,6 +88,7 @@ void SamplingParams::validate(int32_t vocab_size) const {
   require(min_tokens >= 0, "min_tokens", min_tokens, "an integer >= 0");
   require(max_tokens == -1 || min_tokens <= max_tokens, "min_tokens", min_tokens,
           cat("at most max_tokens, ", max_tokens));
+  require(think_budget >= -1, "think_budget", think_budget, "an integer >= 0, or -1 (as configured)");
   require(n >= 1, "n", n, "an integer >= 1");
   const std::string logprobs_range = cat("an integer from 0 to ", kMaxLogprobs, ", or -1 (none)");
   require(logprobs >= -1 && logprobs <= kMaxLogprobs, "logprobs", logprobs, logprobs_range);

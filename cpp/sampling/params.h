@@ -44,6 +44,8 @@ struct SamplingParams {
   bool include_stop_str_in_output = false;
   bool skip_special_tokens = true;
 
+  int32_t think_budget = -1;  // tokens between the think markers; -1: generation.think_budget says, 0: no limit
+
   int32_t n = 1;          // sequences for one prompt
   int32_t logprobs = -1;  // -1: none; else the chosen token's and that many best ones', at most 20
   int32_t prompt_logprobs = -1;

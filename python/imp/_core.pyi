@@ -10,6 +10,7 @@ import numpy
 
 # Made from the extension module: cmake --build BUILD --target imp_core_stub. Do not edit.
 from collections.abc import Callable, Sequence
+from typing import Any
 import numpy
 from numpy.typing import NDArray
 
@@ -230,6 +231,12 @@ class SamplingParams:
 
     @skip_special_tokens.setter
     def skip_special_tokens(self, arg: bool, /) -> None: ...
+
+    @property
+    def think_budget(self) -> int: ...
+
+    @think_budget.setter
+    def think_budget(self, arg: int, /) -> None: ...
 
     @property
     def n(self) -> int: ...
@@ -487,7 +494,7 @@ class ModelFile:
     def keys(self) -> list[str]:
         """in file order"""
 
-    def get(self, key: str) -> object: ...
+    def get(self, key: str) -> Any: ...
 
     def tensors(self) -> list[TensorInfo]: ...
 

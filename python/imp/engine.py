@@ -81,6 +81,7 @@ class Engine:
             num_threads=num_threads,
             memory_budget_bytes=memory_budget_bytes,
         )
+        self._num_threads = num_threads or _core.default_threads()
         self._loop = StepLoop(core)
         self._renderer = TemplateRenderer()
         self._templates: dict[str, ChatTemplate] = {}
@@ -344,6 +345,16 @@ class Engine:
     def device_line(self) -> str:
         """What was chosen and why, in one line."""
         return self.core.device_line
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads that compute."""
+        return self._num_threads
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens that one step computes at most; longer prompts are cut into so many."""
+        return int(self.report()["dispatch"]["resolved"]["max_step_tokens"])
 
     @property
     def model_description(self) -> str:

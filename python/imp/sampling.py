@@ -51,6 +51,7 @@ class SamplingParams:
     bad_words: Sequence[str] | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    thinking_token_budget: int | None = None  # 0: no limit; None: generation.think_budget of the configuration
     _banned_ids: tuple[int, ...] = field(default=(), repr=False)  # bad_words, once a tokenizer has seen them
 
     def __post_init__(self) -> None:
@@ -88,14 +89,15 @@ class SamplingParams:
 
     def _core_values(self) -> dict[str, object]:
         values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
-        del values["bad_words"], values["_banned_ids"]
+        del values["bad_words"], values["_banned_ids"], values["thinking_token_budget"]
+        values["think_budget"] = self.thinking_token_budget
         values["banned_token_ids"] = list(self._banned_ids)
         values["top_k"] = 0 if self.top_k == -1 else self.top_k
         values["stop"] = [self.stop] if isinstance(self.stop, str) else _as_list("stop", self.stop)
         values["logit_bias"] = _bias(self.logit_bias)
         for name in ("stop_token_ids", "allowed_token_ids", "dry_sequence_breakers"):
             values[name] = _as_list(name, values[name])
-        for name in ("max_tokens", "logprobs", "prompt_logprobs"):
+        for name in ("max_tokens", "logprobs", "prompt_logprobs", "think_budget"):
             values[name] = -1 if values[name] is None else values[name]
         for name, value in values.items():
             if name in _FLOATS and isinstance(value, int):

@@ -33,9 +33,10 @@ def test_every_field_reaches_the_native_struct() -> None:
         "prompt_logprobs": 4, "logit_bias": {5: 1.5}, "allowed_token_ids": [1, 2],
         "include_stop_str_in_output": True, "skip_special_tokens": False,
     }  # fmt: skip
-    core = SamplingParams(**values).to_core()
+    core = SamplingParams(**values, thinking_token_budget=6).to_core()
     for name, value in values.items():
         assert getattr(core, name) == value, name
+    assert core.think_budget == 6
 
 
 def test_vllm_spellings() -> None:
@@ -124,3 +125,11 @@ def test_bad_words(engine: imp.Engine) -> None:
     assert other.token_ids != first.token_ids
     with pytest.raises(imp.UnsupportedError, match=r"'xyz' is 3 tokens"):
         engine.generate("a", SamplingParams(bad_words=["xyz"]))
+
+
+def test_thinking_budget(engine: imp.Engine) -> None:
+    assert SamplingParams(thinking_token_budget=0).to_core().think_budget == 0
+    with pytest.raises(ValueError, match="think_budget"):
+        engine.generate("a", SamplingParams(thinking_token_budget=4))  # this vocabulary has no think markers
+    with pytest.raises(ValueError, match="think_budget"):
+        SamplingParams(thinking_token_budget=-2)
