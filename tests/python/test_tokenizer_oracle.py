@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import imp.models
 from imp import Tokenizer
+from imp._core import ModelFile
 
-gguf = pytest.importorskip("gguf", reason="reads the vocabulary for the oracle")
 tokenizers = pytest.importorskip("tokenizers", reason="is the oracle")
 
 pytestmark = pytest.mark.real_model
@@ -87,9 +87,9 @@ texts = st.one_of(
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    fields = gguf.GGUFReader(str(path)).fields
+    file = ModelFile(str(path))
     prefix = "tokenizer.ggml."
-    return {key.removeprefix(prefix): field.contents() for key, field in fields.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): file.get(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
 
 
 def byte_level_oracle(data: dict[str, Any], vocab: dict[str, int]) -> Any:
