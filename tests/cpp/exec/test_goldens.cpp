@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/isa.h"
 #include "support/compare.h"
 #include "support/model_runner.h"
 #include "support/npy.h"
@@ -47,6 +48,17 @@ std::vector<float> expected(const std::string& name, const std::string& kind) {
   return read_npy<float>(data_path(name + "." + kind + ".npy")).values;
 }
 
+bool machine_has(const std::string& isa) {
+  try {
+    cpu::choose_isa(isa);
+    return true;
+  } catch (const Error& error) {
+    REQUIRE(error.code() == ErrorCode::unsupported);
+    MESSAGE("not tested here: ", isa);
+    return false;
+  }
+}
+
 /// |a - b| / |b|, Euclidean; infinite where a is not finite.
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
   REQUIRE(a.size() == b.size());
@@ -72,22 +84,26 @@ TEST_CASE("logits of the reference equal Hugging Face's") {
   }
 }
 
-TEST_CASE("logits of this machine's kernels equal Hugging Face's, in one batch and token by token") {
-  for (const Golden& golden : kGoldens) {
-    const std::string name = golden.name;
-    CAPTURE(name);
-    const std::vector<float> oracle = expected(name, golden.block_format ? "int8" : "f16kv");
-    const double tolerance = golden.block_format ? kInt8Tolerance : kSharpTolerance;
-    ModelRunner runner(data_path(name + ".gguf"));
-    CHECK(distance(runner.forward({{0, prompt_of(name)}}), oracle) < tolerance);
+TEST_CASE("logits of every instruction set's kernels equal Hugging Face's, in one batch and token by token") {
+  for (const std::string isa : {"avx2", "avx512"}) {
+    if (!machine_has(isa)) continue;
+    for (const Golden& golden : kGoldens) {
+      const std::string name = golden.name;
+      CAPTURE(name);
+      CAPTURE(isa);
+      const std::vector<float> oracle = expected(name, golden.block_format ? "int8" : "f16kv");
+      const double tolerance = golden.block_format ? kInt8Tolerance : kSharpTolerance;
+      ModelRunner runner(data_path(name + ".gguf"), {.force_isa = isa});
+      CHECK(distance(runner.forward({{0, prompt_of(name)}}), oracle) < tolerance);
 
-    runner.reset();
-    std::vector<float> decoded;
-    for (const int32_t token : prompt_of(name)) {
-      const std::vector<float> logits = runner.forward({{0, {token}}});
-      decoded.insert(decoded.end(), logits.begin(), logits.end());
+      runner.reset();
+      std::vector<float> decoded;
+      for (const int32_t token : prompt_of(name)) {
+        const std::vector<float> logits = runner.forward({{0, {token}}});
+        decoded.insert(decoded.end(), logits.begin(), logits.end());
+      }
+      CHECK(distance(decoded, oracle) < tolerance);
     }
-    CHECK(distance(decoded, oracle) < tolerance);
   }
 }
 
