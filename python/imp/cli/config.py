@@ -39,8 +39,8 @@ def _literal(value: Any) -> str:
 
 
 def check(*, file: str, strict: bool) -> None:
-    if not Path(file).exists():
-        raise ValueError(f"{file}: no such file")
+    if not Path(file).is_file():
+        raise ValueError(f"{file}: {'not a file' if Path(file).exists() else 'no such file'}")
     runtime = RuntimeConfig(file)
     for warning in runtime.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -56,7 +56,7 @@ def keys(*, json_output: bool) -> None:
         print_json(rows)
         return
     table = [
-        [row["name"], row["type"], _literal(row["default"]), row["status"], str(row.get("allowed") or "")]
+        [str(row["name"]), str(row["type"]), _literal(row["default"]), str(row["status"]), str(row["allowed"] or "")]
         for row in rows
     ]
     print(format_table(["KEY", "TYPE", "DEFAULT", "STATUS", "ALLOWED"], table))

@@ -12,7 +12,7 @@ _LONG = 72  # characters of a value on one line
 
 def inspect(*, model: str, tensors: bool, json_output: bool) -> None:
     file = _core.ModelFile(str(models.resolve(model)))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": tensor.name, "format": tensor.format, "shape": tensor.shape, "bytes": tensor.num_bytes,
          "shard": tensor.shard, "offset": tensor.file_offset}
         for tensor in file.tensors()

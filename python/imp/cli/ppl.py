@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
-from .common import open_engine, print_json
+from .common import open_engine, print_json, read_text
 
 
 def ppl(
@@ -21,7 +20,7 @@ def ppl(
     threads: int,
     verbose: bool,
 ) -> None:
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8", errors="strict")
+    text = read_text(file, "--file")
     with open_engine(
         model, config=config, settings=settings, device=device, threads=threads, verbose=verbose,
         announce=not json_output,

@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 from ..engine import Engine
+from ..errors import InternalError
+from ..outputs import RequestOutput
 from .common import format_bytes, open_engine, print_json, sampling_params, write_text
 
 
@@ -36,36 +38,33 @@ def run(
         announce=not json_output,
     ) as engine:  # fmt: skip
         loaded = time.perf_counter()
-        params = sampling_params(engine, stop=stop, **sampling)
-        ids = engine.tokenize(text) if raw or not engine.chat_template else engine.chat_ids(_messages(system, text))
-        if raw and system:
-            raise ValueError("--system needs a chat template, and --raw goes without one")
-
-        pieces: list[str] = []
-        finish: str | None = None
-        started = time.perf_counter()
-        first: float | None = None
-        num_tokens = 0
-        for delta in engine.stream(ids, params):
-            if first is None:
-                first = time.perf_counter()
-            pieces.append(delta.text)
-            num_tokens += len(delta.token_ids)
-            finish = delta.finish_reason or finish
+        params = sampling_params(stop=stop, **sampling)
+        stream = engine.stream(_prompt_ids(engine, text, system, raw=raw), params)
+        for delta in stream:
             if not json_output:
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()
-        ended = time.perf_counter()
-        figures = _figures(engine, len(ids), num_tokens, loaded - opening, started, first or ended, ended)
-        if json_output:
-            print_json({"text": "".join(pieces), "finish_reason": finish, **figures})
-        else:
+        if not json_output:
             sys.stdout.write("\n")
             sys.stdout.flush()
+        figures = _figures(engine, stream.output, loaded - opening)
+        if json_output:
+            answer = stream.output.outputs[0]
+            print_json({"text": answer.text, "finish_reason": answer.finish_reason, **figures})
         if stats:
             print_stats(figures)
         if report:
             write_text(report, json.dumps(engine.report(), indent=2) + "\n")
+
+
+def _prompt_ids(engine: Engine, text: str, system: str | None, *, raw: bool) -> list[int]:
+    if raw or not engine.chat_template:
+        if system:
+            reason = "--raw goes without one" if raw else "this model has none"
+            raise ValueError(f"--system needs a chat template, and {reason}")
+        return engine.tokenize(text)
+    opening = [{"role": "system", "content": system}] if system else []
+    return engine.chat_ids([*opening, {"role": "user", "content": text}])
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -79,28 +78,23 @@ def read_prompt(prompt: str | None) -> str:
     return prompt
 
 
-def _messages(system: str | None, text: str) -> list[dict[str, str]]:
-    opening = [{"role": "system", "content": system}] if system else []
-    return [*opening, {"role": "user", "content": text}]
-
-
-def _figures(
-    engine: Engine, prompt_tokens: int, generated: int, load_s: float, started: float, first: float, ended: float
-) -> dict[str, Any]:
+def _figures(engine: Engine, output: RequestOutput, load_s: float) -> dict[str, Any]:
     """Speeds as users read them: the prompt up to its first token, the rest of the tokens after it."""
-    prompt_s = first - started
-    decode_s = ended - first
+    metrics = output.metrics
+    if metrics is None:
+        raise InternalError("a finished request without metrics")
     memory = engine.report().get("mem", {})
+    following = metrics.generated_tokens - 1  # the first token is the prompt's
     return {
         "model": engine.model_description,
-        "device": engine.device_name,
+        "device": f"{engine.device}: {engine.device_name}",
         "memory_bytes": {tag: count for tag, count in memory.items() if isinstance(count, int)},
         "load_s": load_s,
-        "prompt_tokens": prompt_tokens,
-        "prompt_tokens_per_s": prompt_tokens / prompt_s if prompt_s > 0 else None,
-        "generated_tokens": generated,
-        "generated_tokens_per_s": (generated - 1) / decode_s if generated > 1 and decode_s > 0 else None,
-        "time_to_first_token_s": prompt_s,
+        "prompt_tokens": metrics.prompt_tokens,
+        "prompt_tokens_per_s": metrics.prompt_tokens / metrics.prefill_s if metrics.prefill_s > 0 else None,
+        "generated_tokens": metrics.generated_tokens,
+        "generated_tokens_per_s": following / metrics.decode_s if following > 0 and metrics.decode_s > 0 else None,
+        "time_to_first_token_s": metrics.queued_s + metrics.prefill_s,
     }
 
 
@@ -110,7 +104,11 @@ def print_stats(figures: dict[str, Any]) -> None:
     def speed(value: float | None) -> str:
         return f"{value:.1f} tokens/s" if value else "-"
 
-    memory = ", ".join(f"{tag} {format_bytes(count)}" for tag, count in figures["memory_bytes"].items() if count)
+    memory = ", ".join(
+        f"{tag} {format_bytes(count)}"
+        for tag, count in figures["memory_bytes"].items()
+        if count and tag not in ("other", "budget")
+    )
     rows = [
         ("model", figures["model"]),
         ("backend", figures["device"]),
