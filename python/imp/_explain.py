@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -9,34 +10,54 @@ class Explanation(dict[str, Any]):
     """The plan as plain data; str() lays it out for reading."""
 
     def __str__(self) -> str:
-        """Sections with indented `key: value` lines."""
-        return "\n".join(_lines(dict(self), 0))
+        """Model, memory plan, then a line for each op with its kernel and, below it, why the others were refused."""
+        return "\n".join(
+            [
+                f"model   {self['model']}",
+                f"device  {self['device']}",
+                f"spec    {_spec(self['spec'])}",
+                *(f"        {_layers(kind)}" for kind in self["spec"]["layers"]),
+                "",
+                "memory plan",
+                *_indented(self["memory_plan"]["table"].rstrip().splitlines()),
+                *_indented(filter(None, [self["memory_plan"]["reduction"]])),
+                "",
+                "linear",
+                *_ops(self["linear"], lambda op: f"{op['role']:<9} {op['format']:<7} {op['n']}x{op['k']}", "m"),
+                "",
+                "attention",
+                *_ops(self["attention"], _attention, "tokens"),
+                *(["", "settings without effect here"] if self["without_effect"] else []),
+                *_indented(self["without_effect"]),
+            ]
+        )
 
 
-def _lines(value: Any, depth: int) -> list[str]:
-    indent = "  " * depth
-    if isinstance(value, dict):
-        out = []
-        for key, item in value.items():
-            if isinstance(item, dict | list) and item:
-                out += [f"{indent}{key}:", *_lines(item, depth + 1)]
-            else:
-                out.append(f"{indent}{key}: {_text(item)}")
-        return out
-    if isinstance(value, list):
-        if all(not isinstance(item, dict | list) for item in value):
-            return [indent + ", ".join(map(_text, value))]
-        out = []
-        for item in value:
-            lines = _lines(item, depth + 1)
-            out += [f"{indent}- {lines[0].strip()}", *lines[1:]] if lines else []
-        return out
-    return [indent + _text(value)]
+def _spec(spec: Mapping[str, Any]) -> str:
+    keys = ("architecture", "name", "num_layers", "hidden_size", "vocab_size", "context_length")
+    return "  ".join(f"{key}={spec[key]}" for key in keys)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict | list):
-        return "-"
-    return "-" if value is None else str(value)
+def _layers(kind: Mapping[str, Any]) -> str:
+    rest = "  ".join(f"{key}={value}" for key, value in kind.items() if key not in ("first", "last"))
+    return f"layers {kind['first']}-{kind['last']}  {rest}"
+
+
+def _attention(op: Mapping[str, Any]) -> str:
+    window = f" window {op['sliding_window']}" if op["sliding_window"] else ""
+    return f"{op['phase']:<9} context {op['context']}{window}"
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"  {line.rstrip()}" for line in lines]
+
+
+def _ops(ops: Iterable[Mapping[str, Any]], title: Callable[[Mapping[str, Any]], str], count: str) -> list[str]:
+    lines = []
+    for op in ops:
+        lines.append(f"  {title(op):<30} {count}={op[count]:<5} {op['chosen'] or 'NO KERNEL'}")
+        reasons: dict[str, list[str]] = {}
+        for refused in op["refused"]:
+            reasons.setdefault(refused["reason"], []).append(refused["name"])
+        lines += [f"      not {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return lines

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from . import _core
-from .errors import EngineClosedError, InternalError
+from .errors import EngineClosedError, InternalError, InvalidArgumentError
 
 
 @dataclass(slots=True)
@@ -33,6 +33,7 @@ class StepLoop:
         """Takes over `core`."""
         self._core: _core.Engine | None = core
         self._lock = threading.Lock()
+        self._owner: int | None = None  # thread that is inside exclusive()
         self._waiting: set[int] = set()  # threads that want the lock
         self._filed: dict[int, _Filed] = {}
         self._abandoned: deque[int] = deque()  # append() and popleft() need no lock
@@ -53,11 +54,17 @@ class StepLoop:
     def exclusive(self) -> Iterator[_core.Engine]:
         """The native engine, with nobody else in it."""
         me = threading.get_ident()
+        if self._owner == me:
+            raise InvalidArgumentError("an engine cannot be called from its own progress callback")
         self._waiting.add(me)
         try:
             with self._lock:
                 self._waiting.discard(me)
-                yield self.core
+                self._owner = me
+                try:
+                    yield self.core
+                finally:
+                    self._owner = None
         finally:
             self._waiting.discard(me)
         if self._waiting:
@@ -107,7 +114,9 @@ class StepLoop:
 
     def close(self) -> None:
         """Waits for the step that is running and frees the engine."""
-        with self._lock:
+        if self._core is None:
+            return
+        with self.exclusive():
             self._core = None
             self._filed.clear()
 

@@ -421,6 +421,9 @@ def test_perplexity_errors(engine: imp.Engine) -> None:
         engine.perplexity([5] * 10, context=64)
     with pytest.raises(ZeroDivisionError):
         engine.perplexity([5] * 512, context=64, progress=lambda *_: 1 / 0)
+    for call in (engine.report, engine.close, lambda: engine.generate("a", GREEDY)):
+        with pytest.raises(ValueError, match="own progress callback"):
+            engine.perplexity([5] * 512, context=64, progress=lambda *_, call=call: call())
     assert engine.perplexity([5] * 512, context=64).windows == 8
 
 
@@ -446,8 +449,15 @@ def test_report_and_explain(engine: imp.Engine) -> None:
     explanation = engine.explain([1, 64])
     assert json.loads(json.dumps(explanation)) == explanation
     text = str(explanation)
-    assert "linear" in text
-    assert len(text.splitlines()) > 10
+    for op in (*explanation["linear"], *explanation["attention"]):
+        assert op["chosen"]
+        assert op["chosen"] in text
+        for refused in op["refused"]:
+            assert refused["name"] in text
+            assert refused["reason"] in text
+    assert "weights" in text
+    with pytest.raises(ValueError, match="batch of 0"):
+        engine.explain([0])
     assert engine.device_name == report["device"]["name"]
     assert "llama" in engine.model_description
     assert "llama" in repr(engine)
