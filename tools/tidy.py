@@ -38,7 +38,7 @@ ALLOWED = {
     "engine": {
         "core", "config", "quant", "formats", "model", "ops", "exec", "kv", "sched", "sampling", "text", "draft", "vision",
     },
-    "api": {"include", "core", "config", "engine", "sampling", "text", "formats", "quant"},
+    "api": {"include", "core", "config", "engine", "sampling", "text", "formats", "model", "quant"},
     "bindings": {"core", "config", "engine", "sampling", "text", "formats", "quant", "exec", "cpu"},
 }  # fmt: skip
 CUDA_ALLOWED = {"core", "quant", "ops", "model"}  # and exec/backend.h
