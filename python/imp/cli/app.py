@@ -289,4 +289,6 @@ def run_app(arguments: list[str]) -> int:
         code = exit_codes.OK
     except SystemExit as request:  # typer's way to end, also after a usage error
         code = request.code if isinstance(request.code, int) else exit_codes.OK
+    except exit_codes.EXPECTED as error:  # while options were read or help was printed
+        code = exit_codes.report_error(error)
     return exit_codes.flush_output(code)

@@ -37,12 +37,13 @@ def chat(
     verbose: bool,
     **sampling: Any,
 ) -> None:
+    params = sampling_params(**sampling)
     with open_engine(
         model, config=config, settings=settings, device=device, threads=threads, ctx_size=ctx_size, verbose=verbose
     ) as engine:
         if not engine.chat_template:
             raise ValueError(f"{model} has no chat template; `imp run --raw` continues plain text with it")
-        converse(engine, sampling_params(**sampling), system)
+        converse(engine, params, system)
 
 
 def converse(engine: Engine, params: SamplingParams, system: str | None) -> None:

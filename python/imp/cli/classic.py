@@ -19,7 +19,16 @@ from ..config import RuntimeConfig
 from ..engine import Engine
 from ..sampling import SamplingParams
 from . import exit_codes
-from .common import DownloadBar, Waiting, check_device, parse_settings, print_json, read_text, write_text
+from .common import (
+    DownloadBar,
+    Waiting,
+    check_device,
+    check_writable,
+    parse_settings,
+    print_json,
+    read_text,
+    write_text,
+)
 
 # Flag -> (key, value); a value of None means the flag's own argument.
 _CONFIG_FLAGS: dict[str, tuple[str, str | None]] = {
@@ -227,11 +236,11 @@ def _prompt_ids(engine: Engine, text: str, template: str) -> list[int]:
     return engine.chat_ids([{"role": "user", "content": text}], chat_template=name or None)
 
 
-def _run_prompt(engine: Engine, arguments: argparse.Namespace) -> None:
+def _run_prompt(engine: Engine, arguments: argparse.Namespace, params: SamplingParams) -> None:
     text = read_text(arguments.prompt_file, "--prompt-file") if arguments.prompt_file else arguments.prompt
     ids = _prompt_ids(engine, text, arguments.chat_template)
     pieces, finish = [], None
-    for delta in engine.stream(ids, make_params(arguments)):
+    for delta in engine.stream(ids, params):
         pieces.append(delta.text)
         finish = delta.finish_reason or finish
         if not arguments.json:
@@ -251,6 +260,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.prompt is not None and arguments.prompt_file is not None:
         raise ValueError("--prompt and --prompt-file exclude each other")
     check_device(arguments.device)
+    check_writable(arguments.report, "--report")
+    params = make_params(arguments)
     text = read_text(arguments.perplexity, "--perplexity") if arguments.perplexity is not None else ""
     config = make_config(arguments)
     path = models.resolve(arguments.model, download=True, progress=DownloadBar())
@@ -282,11 +293,11 @@ def _run(arguments: argparse.Namespace) -> None:
         elif arguments.interactive:
             from . import chat  # noqa: PLC0415
 
-            chat.converse(engine, make_params(arguments), system=None)
+            chat.converse(engine, params, system=None)
         else:
-            _run_prompt(engine, arguments)
+            _run_prompt(engine, arguments, params)
         if arguments.report:
-            write_text(arguments.report, json.dumps(engine.report(), indent=2) + "\n")
+            write_text(arguments.report, json.dumps(engine.report(), indent=2) + "\n", "--report")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any, Self
 from .. import _core, models
 from ..config import RuntimeConfig
 from ..engine import Engine
-from ..errors import CudaError
+from ..errors import CudaError, InputOutputError
 from ..sampling import SamplingParams
 
 
@@ -174,16 +175,32 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def write_text(path: str, text: str) -> None:
+def check_writable(path: str | None, option: str) -> None:
+    """Says before long work that its result could not be written."""
+    if path is None:
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise InputOutputError(f"{option} {path}: is a directory")
+    if not target.parent.is_dir():
+        raise InputOutputError(f"{option} {path}: there is no directory {target.parent}")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise InputOutputError(f"{option} {path}: cannot be written")
+
+
+def write_text(path: str, text: str, option: str) -> None:
     """Writes a whole file or nothing: an unwritable place leaves no half of it."""
     target = Path(path)
+    if target.exists() and not target.is_file():  # a device or a pipe takes what comes
+        target.write_text(text, encoding="utf-8")
+        return
     partial = target.with_name(target.name + ".part")
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(target)
-    except OSError:
+    except OSError as error:
         partial.unlink(missing_ok=True)
-        raise
+        raise InputOutputError(f"{option} {path}: {error.strerror}") from error
 
 
 def format_bytes(count: float) -> str:

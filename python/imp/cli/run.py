@@ -10,7 +10,7 @@ from typing import Any
 from ..engine import Engine
 from ..errors import InternalError
 from ..outputs import RequestOutput
-from .common import format_bytes, open_engine, print_json, sampling_params, write_text
+from .common import check_writable, format_bytes, open_engine, print_json, sampling_params, write_text
 
 
 def run(
@@ -31,6 +31,10 @@ def run(
     verbose: bool,
     **sampling: Any,
 ) -> None:
+    check_writable(report, "--report")
+    if raw and system:
+        raise ValueError("--system needs a chat template, and --raw goes without one")
+    params = sampling_params(stop=stop, **sampling)
     text = read_prompt(prompt)
     opening = time.perf_counter()
     with open_engine(
@@ -38,7 +42,6 @@ def run(
         announce=not json_output,
     ) as engine:  # fmt: skip
         loaded = time.perf_counter()
-        params = sampling_params(stop=stop, **sampling)
         stream = engine.stream(_prompt_ids(engine, text, system, raw=raw), params)
         for delta in stream:
             if not json_output:
@@ -54,14 +57,13 @@ def run(
         if stats:
             print_stats(figures)
         if report:
-            write_text(report, json.dumps(engine.report(), indent=2) + "\n")
+            write_text(report, json.dumps(engine.report(), indent=2) + "\n", "--report")
 
 
 def _prompt_ids(engine: Engine, text: str, system: str | None, *, raw: bool) -> list[int]:
     if raw or not engine.chat_template:
         if system:
-            reason = "--raw goes without one" if raw else "this model has none"
-            raise ValueError(f"--system needs a chat template, and {reason}")
+            raise ValueError("--system needs a chat template, and this model has none")
         return engine.tokenize(text)
     opening = [{"role": "system", "content": system}] if system else []
     return engine.chat_ids([*opening, {"role": "user", "content": text}])
