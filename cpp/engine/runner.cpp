@@ -80,9 +80,8 @@ std::span<float> Runner::run(std::span<const RunChunk> chunks, std::span<const B
                         .num_sequences = batch.sequences.num_sequences,
                         .max_query_len = batch.sequences.max_query_len,
                         .max_context_len = batch.sequences.max_context_len};
-  backend.run_step(shape, [&] {
-    model_.decoder->forward(batch, f32_view(logits_, batch.num_logit_rows, model_.spec.vocab_size));
-  });
+  backend.run_step(
+      shape, [&] { model_.decoder->forward(batch, f32_view(logits_, batch.num_logit_rows, model_.spec.vocab_size)); });
 
   const auto count = static_cast<size_t>(batch.num_logit_rows) * static_cast<size_t>(model_.spec.vocab_size);
   if (host_logits_.empty()) return {logits_, count};

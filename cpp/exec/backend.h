@@ -1,6 +1,8 @@
 #pragma once
 #include <cstddef>
+#include <compare>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,6 +40,23 @@ struct OpProfile {
   double flops = 0;
 };
 
+/// The most that a forward batch will hold; what a backend sizes its own workspace by.
+struct StepLimits {
+  int64_t max_tokens = 0;
+  int64_t max_sequences = 0;
+  int64_t max_logit_rows = 0;
+};
+
+/// What the launches of a forward pass depend on, besides addresses: passes of equal shape can be replayed.
+struct StepShape {
+  int64_t num_tokens = 0;
+  int64_t num_logit_rows = 0;
+  int num_sequences = 0;
+  int max_query_len = 0;
+  int max_context_len = 0;
+  auto operator<=>(const StepShape&) const = default;
+};
+
 /// Memory and ops of one device. Knows nothing of layers or requests. All calls come from one thread; ops run in call
 /// order. Ops throw Error{unsupported} where no candidate can serve the problem; nothing falls back silently.
 class Backend {
@@ -56,6 +75,16 @@ class Backend {
   /// The backend's form of a weight of the file; the file outlives the backend.
   virtual WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) = 0;
   virtual const float* prepare_vector(const TensorInfo& tensor) = 0;  // norms, biases: fp32 [n]
+
+  /// Tokens of a prompt that one step should take to be efficient here.
+  virtual int32_t preferred_step_tokens() const { return 512; }
+  /// Called once, after all weights are prepared: takes the rest of the memory that ops need.
+  virtual void finish_load(const StepLimits&) {}
+  /// Longest context that a step of this shape should be planned for: a backend that replays steps rounds up, so that
+  /// few shapes are distinct.
+  virtual int planned_context(int max_context_len) const { return max_context_len; }
+  /// Runs `forward`, or replays what it launched the last time this shape ran.
+  virtual void run_step(const StepShape&, const std::function<void()>& forward) { forward(); }
 
   virtual void embed(const EmbedArgs& args) = 0;
   virtual void rms_norm(const RmsNormArgs& args) = 0;
