@@ -42,7 +42,8 @@ void dot_8_keys(const float* q, int64_t q_stride, const uint16_t* k, int hd, flo
   for (int i = 0; i < R; ++i) V::sum_8(sums[i], scores + i * score_stride);
 }
 
-/// Where the keys of a split are.
+/// Where the keys of a split are. (A template like all here: see kernels.h.)
+template <class V>
 struct SplitKeys {
   const int32_t* table;
   int64_t block_stride, head_offset;  // elements
@@ -52,9 +53,20 @@ struct SplitKeys {
   }
 };
 
+/// Keys ahead of the one in work whose lines are called for. A decode step streams all weights between two visits of a
+/// layer's cache, so keys and values come from far away, in blocks whose order no hardware prefetcher can guess.
+inline constexpr int kPrefetchKeys = 48;
+
+/// Calls for the 8 keys at `position` of a tensor.
+template <class V>
+void prefetch_8(const SplitKeys<V>& keys, const uint16_t* tensor, int position) {
+  const auto* line = reinterpret_cast<const char*>(tensor + keys.offset(position));
+  for (int at = 0; at < 16 * keys.head_dim; at += 64) __builtin_prefetch(line + at, 0, 3);
+}
+
 /// out[i, 0 .. NC*W) = sum_j p[i, j] v_j for R queries; `part` > 0: NC is 1 and only that many columns exist.
 template <class V, int R, int NC>
-void weigh_values(const SplitKeys& keys, const uint16_t* v, int begin, int end, int column, int part, const float* p,
+void weigh_values(const SplitKeys<V>& keys, const uint16_t* v, int begin, int end, int column, int part, const float* p,
                   int64_t p_stride, float* out, int64_t out_stride) {
   constexpr int W = V::kWidth;
   typename V::Reg sums[R][NC];
@@ -86,18 +98,26 @@ void weigh_values(const SplitKeys& keys, const uint16_t* v, int begin, int end, 
   }
 }
 
-/// One group of R query heads: scores, softmax and the weighted values of a split.
+/// One group of R query heads: scores, softmax and the weighted values of a split. `cold`: nobody has read its keys
+/// yet.
 template <class V, int R>
-void attend_heads(const AttentionArgs& args, const SplitKeys& keys, const AttentionSplit& split, const float* q,
-                  float* scores, int64_t score_stride, float* mean, int64_t mean_stride, float* highest, float* sum) {
+void attend_heads(const AttentionArgs& args, const SplitKeys<V>& keys, const AttentionSplit& split, const float* q,
+                  float* scores, int64_t score_stride, float* mean, int64_t mean_stride, float* highest, float* sum,
+                  bool cold) {
   constexpr int W = V::kWidth;
   const int hd = keys.head_dim, count = split.key_end - split.key_begin;
   const auto* k = static_cast<const uint16_t*>(args.cache.k);
   const auto* v = static_cast<const uint16_t*>(args.cache.v);
   // Scores are made from a multiple of 16 on; `lead` of them lie before the split.
   const int lead = split.key_begin % 16, padded = (lead + count + 15) / 16 * 16;
-  for (int j = 0; j < padded; j += 8)
-    dot_8_keys<V, R>(q, hd, k + keys.offset(split.key_begin - lead + j), hd, scores + j, score_stride);
+  const int first = split.key_begin - lead;
+  for (int j = 0; j < padded; j += 8) {
+    if (cold) {
+      prefetch_8<V>(keys, v, first + j);
+      if (j + kPrefetchKeys < padded) prefetch_8<V>(keys, k, first + j + kPrefetchKeys);
+    }
+    dot_8_keys<V, R>(q, hd, k + keys.offset(first + j), hd, scores + j, score_stride);
+  }
   for (int i = 0; i < R; ++i) {
     float* row = scores + i * score_stride;
     if (args.softcap > 0) cap_scores<V>(row, padded, args.softcap);
@@ -122,8 +142,8 @@ void attention_split(const AttentionArgs& args, const AttentionSplit& split, flo
   const int hd = args.cache.head_dim, padded_dim = (hd + 15) / 16 * 16, block_size = args.cache.block_size;
   const int group = args.num_heads / args.cache.num_kv_heads;
   const int64_t head_stride = int64_t{block_size} * hd;
-  const SplitKeys keys{args.batch.block_tables + int64_t{split.sequence} * args.batch.block_table_stride,
-                       head_stride * args.cache.num_kv_heads, head_stride * split.kv_head, block_size, hd};
+  const SplitKeys<V> keys{args.batch.block_tables + int64_t{split.sequence} * args.batch.block_table_stride,
+                          head_stride * args.cache.num_kv_heads, head_stride * split.kv_head, block_size, hd};
   const int token = args.batch.query_start[split.sequence];
   const int64_t column = int64_t{split.kv_head} * group * hd;
   const float* q = static_cast<const float*>(args.q.data) + token * args.q.row_stride + column;
@@ -133,12 +153,14 @@ void attention_split(const AttentionArgs& args, const AttentionSplit& split, flo
   float* scores = mean + V::kDotRows * padded_dim;   // [kDotRows, score_stride]
   const int64_t score_stride = (split.key_end - split.key_begin + 15) / 16 * 16 + 16;
 
+  for (int ahead = 0; ahead < kPrefetchKeys && split.key_begin / 16 * 16 + ahead < split.key_end; ahead += 8)
+    prefetch_8<V>(keys, static_cast<const uint16_t*>(args.cache.k), split.key_begin / 16 * 16 + ahead);
   for (int head = 0; head < group;) {
     const int heads = group - head < V::kDotRows ? group - head : V::kDotRows;
     float highest[V::kDotRows], sum[V::kDotRows];
     for (int i = 0; i < heads; ++i) copy_scaled<V>(queries + i * hd, q + (head + i) * hd, hd, args.scale);
     const auto attend = [&]<int R>() {
-      attend_heads<V, R>(args, keys, split, queries, scores, score_stride, mean, padded_dim, highest, sum);
+      attend_heads<V, R>(args, keys, split, queries, scores, score_stride, mean, padded_dim, highest, sum, head == 0);
     };
     if (heads == 1) attend.template operator()<1>();
     if constexpr (V::kDotRows >= 2) {

@@ -77,6 +77,7 @@ void matmul(const float* a, int64_t a_stride, const float* b, int64_t b_stride, 
 }
 
 /// The workspace of one tile, carved from one array.
+template <class V>
 struct TileWorkspace {
   float *q, *out, *keys, *values, *scores, *highest, *sum, *shrink;
   int padded;  // head_dim rounded up to 16
@@ -97,7 +98,7 @@ struct TileWorkspace {
 /// wrote may hold anything, and 0 times that must stay 0.
 template <class V>
 void load_key_block(const AttentionArgs& args, const AttentionTile& tile, int base, int num_keys, int begin, int end,
-                    const TileWorkspace& work) {
+                    const TileWorkspace<V>& work) {
   constexpr int W = V::kWidth;
   const int hd = args.cache.head_dim, block_size = args.cache.block_size;
   const int32_t* table = args.batch.block_tables + int64_t{tile.sequence} * args.batch.block_table_stride;
@@ -139,7 +140,7 @@ void mask_row(const AttentionArgs& args, int position, int base, int num_keys, f
 /// Scores of all rows for a block become weights relative to each row's highest score so far; what was summed before
 /// shrinks where that rose. One loop a step, so that the rows' chains of dependent operations overlap.
 template <class V>
-void update_rows(int rows, int num_keys, const TileWorkspace& work) {
+void update_rows(int rows, int num_keys, const TileWorkspace<V>& work) {
   for (int r = 0; r < rows; ++r) {
     const float highest = highest_score<V>(work.scores + r * kTileKeys, num_keys, work.highest[r]);
     work.shrink[r] = work.highest[r] - highest;
@@ -160,7 +161,7 @@ void attention_tile(const AttentionArgs& args, const AttentionTile& tile, float*
   const int group = args.num_heads / args.cache.num_kv_heads;
   const int tokens = tile.token_end - tile.token_begin, rows = tokens * group;
   const int32_t* positions = args.batch.positions + tile.token_begin;
-  const TileWorkspace work(workspace, hd);
+  const TileWorkspace<V> work(workspace, hd);
 
   for (int r = 0; r < rows; ++r) {
     const float* q = static_cast<const float*>(args.q.data) + (tile.token_begin + r / group) * args.q.row_stride +

@@ -6,7 +6,8 @@
 
 /// The vector kernels, each a template over a set of registers and instantiated once for each in kernels_<isa>.cpp,
 /// the only sources compiled for more than the base machine. They compute a part of an op and know no threads: what
-/// dispatches them, with all that may end up in shared inline functions, is compiled for the base machine.
+/// dispatches them is compiled for the base machine. Their headers hold templates over the registers only: the linker
+/// may keep either copy of a common inline function, and one of them would not run everywhere.
 namespace imp::cpu {
 
 struct Avx2;
