@@ -125,6 +125,30 @@ TEST_CASE("special tokens in a text stay text unless asked for") {
   }
 }
 
+TEST_CASE("merging never makes a control token out of a text") {
+  TokenizerGolden golden = load_golden("spm.txt");
+  auto& tokens = golden.file.list<std::vector<std::string>>("tokenizer.ggml.tokens");
+  tokens.push_back("ab");  // two characters that are tokens; the best score of all
+  golden.file.list<std::vector<int64_t>>("tokenizer.ggml.token_type").push_back(3);
+  golden.file.list<std::vector<double>>("tokenizer.ggml.scores").push_back(100);
+  const auto control = static_cast<TokenId>(tokens.size() - 1);
+  const auto tokenizer = load_tokenizer(golden.file);
+  const auto ids = tokenizer->encode("ab", kPlain);
+  CHECK(std::count(ids.begin(), ids.end(), control) == 0);
+  CHECK(tokenizer->decode(ids) == "ab");
+  CHECK(tokenizer->encode("ab", kParse) == std::vector<TokenId>{control});
+}
+
+TEST_CASE("a token with a space inside it is found across words") {
+  TokenizerGolden golden = load_golden("spm.txt");
+  auto& tokens = golden.file.list<std::vector<std::string>>("tokenizer.ggml.tokens");
+  tokens.push_back("a\u2581");
+  golden.file.list<std::vector<int64_t>>("tokenizer.ggml.token_type").push_back(1);
+  golden.file.list<std::vector<double>>("tokenizer.ggml.scores").push_back(100);
+  const auto ids = load_tokenizer(golden.file)->encode("xa yb a b", kPlain);
+  CHECK(std::count(ids.begin(), ids.end(), static_cast<TokenId>(tokens.size() - 1)) == 2);
+}
+
 TEST_CASE("user-defined tokens are found in any text, the longest first; end markers among them are not") {
   TokenizerGolden golden = load_golden("byte_bpe.txt");
   auto& tokens = golden.file.list<std::vector<std::string>>("tokenizer.ggml.tokens");
