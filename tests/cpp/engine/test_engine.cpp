@@ -84,6 +84,14 @@ TEST_CASE("preempted sequences give the same tokens") {
   CHECK(report_number(tight.report_json(), {"kv", "blocks_free"}) == 12);
 }
 
+TEST_CASE("a max_seq_len that was asked for and does not fit is reduced, and the report says why") {
+  Engine engine = make_engine({{"runtime.max_seq_len", "250"}}, "tiny-llama", budget_for(10));
+  CHECK(engine.max_seq_len() == 160);
+  const std::string report = engine.report_json();
+  CHECK(report_number(report, {"effective", "runtime.max_seq_len", "value"}) == 160);
+  CHECK(contains(report, "holds 160 of 250 tokens"));
+}
+
 TEST_CASE("n samples share the prompt; each depends on seed and index alone") {
   Engine engine = make_engine();
   SamplingParams params = greedy(12);
