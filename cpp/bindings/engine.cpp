@@ -88,6 +88,20 @@ Engine::Perplexity perplexity(Engine& engine, const std::vector<TokenId>& tokens
   }
 }
 
+// One step; each event goes to the list of its request, events of requests without a list are dropped. One call, so
+// that Ctrl-C cannot come between the step and the filing and lose events that another thread waits for.
+void step_into(Engine& engine, nb::typed<nb::dict, int, nb::typed<nb::list, TokenEvent>> filed) {
+  std::vector<TokenEvent> events;
+  {
+    nb::gil_scoped_release unlocked;
+    events = engine.step();
+  }
+  for (TokenEvent& event : events) {
+    nb::object request = nb::cast(event.request);
+    if (filed.contains(request)) nb::cast<nb::list>(filed[request]).append(std::move(event));
+  }
+}
+
 void bind_results(nb::module_& m) {
   nb::class_<TokenLogprob>(m, "TokenLogprob")
       .def_ro("id", &TokenLogprob::id)
@@ -144,6 +158,7 @@ void bind_engine(nb::module_& m) {
           },
           nb::arg("prompt"), nb::arg("params"), Unlocked())
       .def("step", &Engine::step, Unlocked())
+      .def("step_into", &step_into, nb::arg("filed"))
       .def("has_work", &Engine::has_work)
       .def("cancel", &Engine::cancel, nb::arg("request"))
       .def("timings", &Engine::timings, nb::arg("request"))

@@ -12,18 +12,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from . import _core
 from .errors import EngineClosedError, InternalError, InvalidArgumentError
-
-
-@dataclass(slots=True)
-class _Filed:
-    """A request's events that nobody has taken, and how many of its sequences still run."""
-
-    running: int
-    events: list[_core.TokenEvent] = field(default_factory=list)
 
 
 class StepLoop:
@@ -35,8 +26,8 @@ class StepLoop:
         self._lock = threading.Lock()
         self._owner: int | None = None  # thread that is inside exclusive()
         self._waiting: set[int] = set()  # threads that want the lock
-        self._filed: dict[int, _Filed] = {}
-        self._abandoned: deque[int] = deque()  # append() and popleft() need no lock
+        self._filed: dict[int, list[_core.TokenEvent]] = {}  # what nobody has taken, of each request
+        self._abandoned: deque[int] = deque()  # cancelled, to be forgotten; append() needs no lock
 
     @property
     def closed(self) -> bool:
@@ -74,7 +65,7 @@ class StepLoop:
         """Queues a request."""
         with self.exclusive() as core:
             request = core.submit(list(prompt), params)
-            self._filed[request] = _Filed(running=params.n)
+            self._filed[request] = []
             return request
 
     def next_events(self, requests: Iterable[int]) -> list[_core.TokenEvent]:
@@ -100,17 +91,18 @@ class StepLoop:
     def abandon(self, requests: Iterable[int]) -> None:
         """Cancels requests that nobody waits for any more. Never blocks: the garbage collector may be the caller."""
         core = self._core
-        if core is None:
+        unwanted = list(requests)
+        if core is None or not unwanted:
             return
-        for request in requests:
+        for request in unwanted:
             core.cancel(request)
             self._abandoned.append(request)
         if self._lock.acquire(blocking=False):
             try:
-                self._flush(core)
+                self._step(core)
             finally:
                 self._lock.release()
-        # else: whoever holds the lock is about to run a step, or will at the next request
+        # else: whoever holds the lock runs a step soon, or somebody will for the next request
 
     def close(self) -> None:
         """Waits for the step that is running and frees the engine."""
@@ -123,36 +115,15 @@ class StepLoop:
     def _take(self, requests: Iterable[int]) -> list[_core.TokenEvent]:
         taken: list[_core.TokenEvent] = []
         for request in requests:
-            filed = self._filed[request]
-            if filed.events:
-                taken += filed.events
-                filed.events = []
+            if events := self._filed[request]:
+                self._filed[request] = []
+                taken += events
         return taken
 
     def _step(self, core: _core.Engine) -> None:
-        for event in core.step():
-            filed = self._filed.get(event.request)
-            if filed is not None:
-                filed.events.append(event)
-                filed.running -= bool(event.finish)
-        self._drop_abandoned(core)
-
-    def _flush(self, core: _core.Engine) -> None:
-        """Runs the step in which cancelled requests end."""
-        self._drop_abandoned(core)
-        for _ in range(2):
-            if not self._abandoned or not core.has_work():
-                break
-            self._step(core)
-
-    def _drop_abandoned(self, core: _core.Engine) -> None:
-        for _ in range(len(self._abandoned)):
-            request = self._abandoned.popleft()
-            filed = self._filed.get(request)
-            if filed is None:
-                continue
-            if filed.running > 0:
-                self._abandoned.append(request)
-            else:
-                del self._filed[request]
-                core.forget(request)
+        ending = list(self._abandoned)  # cancelled before this step begins, so they end in it
+        core.step_into(self._filed)
+        for request in ending:
+            core.forget(request)
+            self._filed.pop(request, None)
+            self._abandoned.popleft()

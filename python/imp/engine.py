@@ -496,6 +496,8 @@ def _model_path(model: str | os.PathLike[str]) -> str:
 def _as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
+    if hasattr(prompts, "tolist"):  # an array of token ids
+        prompts = prompts.tolist()
     if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Sequence):
         raise InvalidArgumentError(
             f"prompts: expected text, token ids, or a list of them, found {type(prompts).__name__}"

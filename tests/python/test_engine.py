@@ -45,6 +45,8 @@ def test_generate_takes_text_ids_and_lists(engine: imp.Engine) -> None:
         assert completion.logprobs is None
         assert completion.cumulative_logprob is None
     assert len({output.request_id for output in (*by_text, *by_ids, *by_lists)}) == 4
+    by_array = engine.generate(np.array([ids, ids]), GREEDY)  # type: ignore[arg-type]
+    assert [output.outputs[0].token_ids for output in by_array] == [by_text[0].outputs[0].token_ids] * 2
     assert engine.generate([], GREEDY) == []
 
 
