@@ -25,26 +25,32 @@ $(VENV)/.created:
 	@python=$$(sh tools/find_python.sh) && echo "imp: using $$python" && "$$python" -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.created $(SOURCES)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+# The wheel is built in $(BUILD)/release with the tools of the virtual environment, so that the C++ tests can be added to the
+# same build afterwards and nothing is compiled twice.
+$(VENV)/.build-tools: $(VENV)/.created pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check cmake ninja "nanobind>=2.4" "scikit-build-core>=0.11"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.build-tools $(SOURCES)
+	@echo "imp: building the wheel (a few minutes)"
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+	  --config-settings=build-dir=$(BUILD)/release --config-settings=cmake.define.IMP_BUILD_TESTS=OFF .
 	@touch $@
 
 $(VENV)/.test-tools: $(VENV)/.created pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check cmake ninja nanobind scikit-build-core \
-	  $$($(BIN)/python tools/extra_requirements.py test)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/extra_requirements.py test)
 	@touch $@
 
 $(VENV)/.dev-tools: $(VENV)/.created pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/extra_requirements.py dev)
 	@touch $@
 
-test-cpp: $(VENV)/.test-tools
-	@doctest=$$(sh tools/get_doctest.sh) && PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(BUILD)/test -G Ninja \
-	  -DCMAKE_BUILD_TYPE=Release -DIMP_BUILD_TESTS=ON -DIMP_DOCTEST_INCLUDE="$$doctest" >$(BUILD)-configure.log 2>&1 \
-	  || { cat $(BUILD)-configure.log; exit 1; }
-	@rm -f $(BUILD)-configure.log
-	@PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD)/test --parallel $(JOBS)
-	@PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(BUILD)/test --output-on-failure --parallel $(JOBS) --no-tests=error
+test-cpp: install
+	@doctest=$$(sh tools/get_doctest.sh) && PATH="$(abspath $(BIN)):$$PATH" && export PATH && \
+	  cmake -DIMP_BUILD_TESTS=ON -DIMP_DOCTEST_INCLUDE="$$doctest" $(BUILD)/release >$(BUILD)/configure.log 2>&1 \
+	  || { cat $(BUILD)/configure.log; exit 1; }
+	@PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD)/release --parallel $(JOBS)
+	@PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(BUILD)/release --output-on-failure --parallel $(JOBS) --no-tests=error
 
 test-python: install $(VENV)/.test-tools
 	@$(BIN)/python -m pytest
@@ -65,7 +71,7 @@ tidy: $(VENV)/.created  ## the rules of docs/architecture.md that a script can c
 
 check: test lint types tidy  ## what CI runs
 
-asan: $(VENV)/.test-tools  ## the C++ tests under AddressSanitizer and UBSan
+asan: $(VENV)/.build-tools  ## the C++ tests under AddressSanitizer and UBSan
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
 	  cmake --preset asan -DIMP_DOCTEST_INCLUDE="$$doctest" && cmake --build --preset asan && ctest --preset asan
 
