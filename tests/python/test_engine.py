@@ -283,8 +283,10 @@ def test_threads_share_the_engine(engine: imp.Engine) -> None:
     expected = {prompt: engine.generate(prompt, GREEDY)[0].outputs[0].token_ids for prompt in PROMPTS}
     steps_before = engine.report()["scheduler"]["steps"]
     wrong: list[str] = []
+    together = threading.Barrier(len(PROMPTS))
 
     def work(prompt: str) -> None:
+        together.wait()
         answers = [engine.generate(prompt, GREEDY)[0].outputs[0].token_ids for _ in range(5)]
         wrong.extend(prompt for answer in answers if answer != expected[prompt])
 
