@@ -109,6 +109,8 @@ inline __m256 fold(V::Reg x) { return x; }
 #endif
 
 constexpr int kGroupsPerVector = kLanes / 8;
+template <class C>
+constexpr int64_t kChunkBytes = kChunk / C::kBlock * C::kBytes;
 
 inline float sum_of(__m256 x) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -194,9 +196,8 @@ void gemv_row(const uint8_t* w, int64_t k, const QuantizedRows& x, float* out, i
     sums.dot[t][0] = sums.dot[t][1] = V::zero();
     sums.min[t] = _mm256_setzero_ps();
   }
-  constexpr int64_t kChunkBytes = kChunk / C::kBlock * C::kBytes;
   const int64_t chunks = k / kChunk;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk, w += kChunkBytes) add_chunk<C, kTokens, 8>(w, x, chunk, sums);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk, w += kChunkBytes<C>) add_chunk<C, kTokens, 8>(w, x, chunk, sums);
   if constexpr (C::kBlock < kChunk) {
     switch (k % kChunk / 32) {
       case 1: add_chunk<C, kTokens, 1>(w, x, chunks, sums); break;
@@ -221,14 +222,12 @@ void gemv_tokens(const WeightRows& w, const QuantizedRows& x, float* out, int64_
   for (int64_t r = 0; r < w.rows; ++r) gemv_row<C, kTokens>(w.data + r * w.row_bytes, w.k, x, out + r, out_stride);
 }
 
+/// Each token's sums are those of gemv_tokens<C, 1>, bit for bit.
 template <class C>
 void gemv_int(const WeightRows& w, const QuantizedRows& x, int m, float* out, int64_t out_stride) {
-  switch (m) {
-    case 1: return gemv_tokens<C, 1>(w, x, out, out_stride);
-    case 2: return gemv_tokens<C, 2>(w, x, out, out_stride);
-    case 3: return gemv_tokens<C, 3>(w, x, out, out_stride);
-    default: return gemv_tokens<C, 4>(w, x, out, out_stride);
-  }
+  if (m >= 4) return gemv_tokens<C, 4>(w, x, out, out_stride);
+  if (m >= 2) gemv_tokens<C, 2>(w, x, out, out_stride);
+  if (m != 2) gemv_tokens<C, 1>(w, x.from(m - 1), out + (m - 1) * out_stride, out_stride);
 }
 
 /// Q8_0 only: blocks of 32 whose position is the group's.
@@ -263,17 +262,25 @@ inline void transpose(const void* from, int64_t from_stride_bytes, float* to, in
   std::memcpy(to, all, sizeof(float) * kLanes * cols);
 }
 
-/// Codes, scales and mins of the first N groups of a chunk of kLanes rows.
-template <class C, int N>
+/// The last blocks of a row that does not end with a chunk, made a whole chunk with zeros.
+template <class C>
+inline void pad_chunk(const uint8_t* blocks, int64_t groups, uint8_t (&to)[kChunkBytes<C>]) {
+  const int64_t bytes = groups * 32 / C::kBlock * C::kBytes;
+  std::memcpy(to, blocks, bytes);
+  std::memset(to + bytes, 0, sizeof to - bytes);
+}
+
+/// Codes, scales and mins of a chunk of kLanes rows.
+template <class C>
 void unpack_chunk(const uint8_t* const (&rows)[kLanes], int64_t offset, const CodeTile& tile) {
-  constexpr int kVectors = (N + kGroupsPerVector - 1) / kGroupsPerVector;
-  constexpr int kSubs = N * 32 / C::kSub;
+  constexpr int kVectors = 8 / kGroupsPerVector;
+  constexpr int kSubs = kChunk / C::kSub;
   alignas(64) uint8_t codes[kVectors][kLanes][kLanes * 4];
   alignas(64) float scale[kLanes][16];
   alignas(64) float min[kLanes][16];
   for (int r = 0; r < kLanes; ++r) {
     const uint8_t* w = rows[r] + offset;
-    const ChunkScales scales = C::template scales<N>(w);
+    const ChunkScales scales = C::template scales<8>(w);
     for (int half = 0; half < 32 / C::kSub; ++half) {
       _mm256_store_ps(scale[r] + half * 8, scales.scale[half]);
       __m256 total = C::kHasMin ? scales.min[half] : _mm256_setzero_ps();
@@ -283,7 +290,7 @@ void unpack_chunk(const uint8_t* const (&rows)[kLanes], int64_t offset, const Co
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i) {
-      const Bytes unpacked = chunk_codes<C, N>(w, i);
+      const Bytes unpacked = chunk_codes<C, 8>(w, i);
       std::memcpy(codes[i][r], &unpacked, sizeof unpacked);
     }
   }
@@ -304,26 +311,21 @@ template <class C>
 void unpack_codes(const WeightRows& w, const CodeTile& tile) {
   const uint8_t* rows[kLanes];
   tile_row_pointers(w, rows);
-  constexpr int64_t kChunkBytes = kChunk / C::kBlock * C::kBytes;
   constexpr int64_t kChunkSubs = kChunk / C::kSub * kLanes;
   CodeTile to = tile;
   const int64_t chunks = w.k / kChunk;
   for (int64_t c = 0; c < chunks; ++c) {
-    unpack_chunk<C, 8>(rows, c * kChunkBytes, to);
+    unpack_chunk<C>(rows, c * kChunkBytes<C>, to);
     to = {to.codes + kChunk * kLanes, to.scale + kChunkSubs, to.min + kChunkSubs};
   }
   if constexpr (C::kBlock < kChunk) {
-    const int64_t offset = chunks * kChunkBytes;
-    switch (w.k % kChunk / 32) {
-      case 1: return unpack_chunk<C, 1>(rows, offset, to);
-      case 2: return unpack_chunk<C, 2>(rows, offset, to);
-      case 3: return unpack_chunk<C, 3>(rows, offset, to);
-      case 4: return unpack_chunk<C, 4>(rows, offset, to);
-      case 5: return unpack_chunk<C, 5>(rows, offset, to);
-      case 6: return unpack_chunk<C, 6>(rows, offset, to);
-      case 7: return unpack_chunk<C, 7>(rows, offset, to);
-      default: return;
+    if (w.k % kChunk == 0) return;
+    uint8_t padded[kLanes][kChunkBytes<C>];
+    for (int r = 0; r < kLanes; ++r) {
+      pad_chunk<C>(rows[r] + chunks * kChunkBytes<C>, w.k % kChunk / 32, padded[r]);
+      rows[r] = padded[r];
     }
+    unpack_chunk<C>(rows, 0, to);
   }
 }
 
@@ -423,31 +425,23 @@ inline void dequantize_group(__m256i codes, const ChunkScales& scales, int g, fl
   }
 }
 
-/// One chunk of a row as fp32; `groups` of its 8 exist, the rest is left alone.
+/// The first `count` weights of a chunk of a row as fp32.
 template <class C>
 struct CodedRow {
-  static constexpr int64_t kChunkBytes = kChunk / C::kBlock * C::kBytes;
-
-  template <int N>
-  static void groups(const uint8_t* w, float* to) {
-    const ChunkScales scales = C::template scales<N>(w);
+  static void whole_chunk(const uint8_t* w, float* to) {
+    const ChunkScales scales = C::template scales<8>(w);
 #pragma GCC unroll 8
-    for (int g = 0; g < N; ++g) dequantize_group<C>(C::codes(w, g), scales, g, to + g * 32);
+    for (int g = 0; g < 8; ++g) dequantize_group<C>(C::codes(w, g), scales, g, to + g * 32);
   }
   static void chunk(const uint8_t* row, int64_t chunk, int64_t count, float* to) {
-    const uint8_t* w = row + chunk * kChunkBytes;
-    if (count == kChunk) return groups<8>(w, to);
+    const uint8_t* w = row + chunk * kChunkBytes<C>;
+    if (count == kChunk) return whole_chunk(w, to);
     if constexpr (C::kBlock < kChunk) {
-      switch (count / 32) {
-        case 1: return groups<1>(w, to);
-        case 2: return groups<2>(w, to);
-        case 3: return groups<3>(w, to);
-        case 4: return groups<4>(w, to);
-        case 5: return groups<5>(w, to);
-        case 6: return groups<6>(w, to);
-        case 7: return groups<7>(w, to);
-        default: return;
-      }
+      uint8_t padded[kChunkBytes<C>];
+      alignas(64) float values[kChunk];
+      pad_chunk<C>(w, count / 32, padded);
+      whole_chunk(padded, values);
+      std::memcpy(to, values, count * sizeof(float));
     }
   }
 };

@@ -369,6 +369,26 @@ TEST_CASE("tokens of a batch do not touch each other; more tokens than a block o
   }
 }
 
+TEST_CASE("two to four tokens together are each what they are alone, bit by bit") {
+  Random random(9);
+  Bench bench;
+  const int64_t k = 768, n = 40;
+  for (WeightFormat format : {WeightFormat::q4_1, WeightFormat::q8_0, WeightFormat::q3_k, WeightFormat::nvfp4}) {
+    const Matrix w(format, n, k, random);
+    std::vector<float> x = random.outlier_heavy(4, k), alone(4 * n);
+    const auto run = [&](int64_t first, int64_t m, float* to) {
+      const LinearOutput output = {w.view, nullptr, f32_view(to, m, n)};
+      bench.run({.x = f32_view(x.data() + first * k, m, k), .outputs = {&output, 1}});
+    };
+    for (int64_t t = 0; t < 4; ++t) run(t, 1, &alone[t * n]);
+    for (int64_t m = 2; m <= 4; ++m) {
+      std::vector<float> together(m * n);
+      run(0, m, together.data());
+      CHECK(same_bits(std::span(alone).first(m * n), together));
+    }
+  }
+}
+
 TEST_CASE("a NaN or infinity in one token's activations shows in all its results and nowhere else") {
   Random random(6);
   Bench bench;
