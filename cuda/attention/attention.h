@@ -1,0 +1,33 @@
+#pragma once
+#include "ops/args.h"
+#include "runtime/launch.h"
+
+namespace imp::cuda {
+
+/// Scratch of the split-KV decode: partial results of all splits, and one counter a (sequence, kv head), zero between
+/// calls.
+struct AttentionScratch {
+  float* partial;
+  int64_t partial_floats;
+  int32_t* counters;
+  int num_counters;
+};
+
+/// Query rows of one kv head that a decode block holds: tokens of a sequence times heads of the group.
+inline constexpr int kDecodeRows = 16;
+inline constexpr int kMaxSplits = 64;
+
+bool attention_head_dim_supported(int head_dim);
+
+/// See AttentionArgs; oracle cpp/reference/attention.cpp. Scores and sums in fp32, q, k, p and v in f16 on the tensor
+/// cores. prefill: a block takes 64 query rows (tokens x heads of one kv group) and streams the keys they see. decode:
+/// at most kDecodeRows rows a (sequence, kv head); the keys are split over `num_splits` blocks, and the last block to
+/// finish adds the parts up in their order, so that results do not depend on timing.
+void attention_prefill(const AttentionArgs& args, const LaunchContext& context);
+void attention_decode(const AttentionArgs& args, int num_splits, const AttentionScratch& scratch,
+                      const LaunchContext& context);
+
+/// Floats of AttentionScratch::partial that a decode of this size needs.
+int64_t decode_partial_floats(int num_sequences, int num_kv_heads, int num_splits, int head_dim);
+
+}  // namespace imp::cuda

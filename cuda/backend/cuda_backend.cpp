@@ -1,0 +1,258 @@
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "attention/attention.h"
+#include "backend/device_memory.h"
+#include "backend/linear_ops.h"
+#include "backend/step_graphs.h"
+#include "backend/weight_upload.h"
+#include "config/config.h"
+#include "core/error.h"
+#include "exec/backend.h"
+#include "linear/dequantize.h"
+#include "norm/elementwise.h"
+#include "rope/qk_rope_kv.h"
+
+namespace imp {
+namespace {
+
+using namespace cuda;
+
+constexpr size_t kCublasWorkspaceBytes = size_t{64} << 20;
+constexpr int64_t kWeightSliceElements = int64_t{64} << 20;  // bf16 scratch of a prefill: 128 MiB
+constexpr int kMinKeysPerSplit = 128;
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(const BackendOptions& options, int device) : device_(device), force_linear_(options.force_linear) {
+    check(cudaSetDevice(device), "cudaSetDevice");
+    check(cudaGetDeviceProperties(&properties_, device), "cudaGetDeviceProperties");
+    check(cudaStreamCreateWithFlags(&launch_.stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    launch_.num_sms = properties_.multiProcessorCount;
+    launch_.launches = &launches_;
+    if (options.settings) {
+      const Settings& settings = *options.settings;
+      launch_.pdl = !settings.runtime.no_pdl && properties_.major >= 9;
+      linear_.switches = {settings.gemm.no_dp4a_gemv, settings.gemm.no_dp4a_lm, settings.gemm.no_mmvq,
+                          settings.gemm.no_mmvq_q8_0};
+      graphs_enabled_ = settings.runtime.cuda_graphs != "never" && !settings.diagnostics.profile;
+      deterministic_ = settings.runtime.deterministic_gemm || settings.runtime.deterministic;
+    }
+  }
+  ~CudaBackend() override {
+    graphs_.clear();
+    static_cast<void>(cudaStreamDestroy(launch_.stream));
+  }
+
+  std::string_view name() const override { return "cuda"; }
+  std::string device_name() const override {
+    return cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", ", properties_.multiProcessorCount,
+               " SMs");
+  }
+  uint64_t total_memory_bytes() const override { return memory_info().second; }
+  uint64_t free_memory_bytes() const override { return memory_info().first; }
+
+  void* allocate(uint64_t bytes, MemoryTag tag) override {
+    DeviceMemory& memory = memory_.emplace_back(std::max<uint64_t>(bytes, 16));
+    check(cudaMemsetAsync(memory.data(), 0, memory.bytes(), launch_.stream), "cudaMemset");
+    memory_by_tag_[tag] += bytes;
+    return memory.data();
+  }
+  std::map<MemoryTag, uint64_t> memory_by_tag() const override { return memory_by_tag_; }
+
+  WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) override;
+  const float* prepare_vector(const TensorInfo& tensor) override;
+  int32_t preferred_step_tokens() const override { return 2048; }
+  void finish_load(const StepLimits& limits) override;
+  int planned_context(int max_context_len) const override;
+  void run_step(const StepShape& shape, const std::function<void()>& forward) override;
+
+  void embed(const EmbedArgs& args) override {
+    embed_rows({args.table, args.ids, args.scale, args.out.row<float>(0), args.out.row_stride,
+                static_cast<int>(args.out.rows)},
+               launch_);
+  }
+  void rms_norm(const RmsNormArgs& args) override { cuda::rms_norm(args, launch_); }
+  void linear(const LinearArgs& args) override {
+    linear_.launch = launch_;
+    run_linear(linear_, args, force_linear_);
+  }
+  void qk_rope_kv(const QkRopeKvArgs& args) override {
+    cuda::qk_rope_kv(args, static_cast<int>(args.q.cols / args.head_dim), launch_);
+  }
+  void attention(const AttentionArgs& args) override;
+  void softcap(const SoftcapArgs& args) override { cuda::softcap(args, launch_); }
+
+  void upload(void* dst, const void* src, uint64_t bytes) override {
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, launch_.stream), "copying to the device");
+  }
+  void download(void* dst, const void* src, uint64_t bytes) override {
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, launch_.stream), "copying from the device");
+    check(cudaStreamSynchronize(launch_.stream), "waiting for the device");
+  }
+  void copy_kv_block(const KvLayerView& cache, int from, int to) override;
+
+  std::vector<Verdict> explain_linear(const LinearQuery& query) const override {
+    return linear_table().explain({query.role, query.format, query.m, query.n, query.k, true, linear_.switches});
+  }
+  std::vector<Verdict> explain_attention(const AttentionQuery& query) const override {
+    const bool supported = attention_head_dim_supported(query.head_dim);
+    const bool decode = is_decode(query.max_query_len, query.num_heads / std::max(1, query.num_kv_heads));
+    const char* no_kernel = supported ? nullptr : "no instance for this head_dim";
+    return {{"attention_decode",
+             !supported ? no_kernel
+             : decode   ? nullptr
+                        : "more than 16 query rows a kv head",
+             supported && decode},
+            {"attention_prefill", no_kernel, supported && !decode}};
+  }
+  std::map<std::string, int64_t> launches() const override { return launches_; }
+  std::map<std::string, OpProfile> profile() const override { return {}; }
+
+ private:
+  static bool is_decode(int max_query_len, int group) { return max_query_len * group <= kDecodeRows; }
+
+  std::pair<uint64_t, uint64_t> memory_info() const {
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return {free, total};
+  }
+
+  int device_;
+  cudaDeviceProp properties_ = {};
+  LaunchContext launch_;
+  std::map<std::string, int64_t> launches_;
+  std::string force_linear_;
+  bool graphs_enabled_ = true;
+  bool deterministic_ = false;
+
+  std::vector<DeviceMemory> memory_;
+  std::map<MemoryTag, uint64_t> memory_by_tag_;
+  std::map<const void*, WeightView> prepared_;  // by the file's bytes: a tied head is one weight
+  std::unique_ptr<WeightUpload> weight_upload_ = std::make_unique<WeightUpload>();
+  int64_t max_cols_ = 0, max_intermediate_ = 0;
+
+  CublasLt cublaslt_;
+  LinearContext linear_ = {};
+  AttentionScratch attention_ = {};
+  StepGraphs graphs_;
+};
+
+WeightView CudaBackend::prepare_weight(const TensorInfo& tensor, LinearRole role) {
+  if (const auto known = prepared_.find(tensor.data.data()); known != prepared_.end()) return known->second;
+  if (tensor.shape.size() != 2)
+    fail(ErrorCode::invalid_model, "tensor ", tensor.name, " has ", tensor.shape.size(),
+         " dimensions; a weight matrix has two");
+  const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
+  const PackedLayout layout = packed_layout_of(tensor.format);
+  if (layout != PackedLayout::kRows && cols % 32 != 0)
+    fail(ErrorCode::unsupported, "tensor ", tensor.name, " has ", cols,
+         " columns; the CUDA kernels need a multiple of 32");
+  const int64_t bytes = packed_sizes(layout, tensor.format, rows, cols).total();
+  void* packed = allocate(static_cast<uint64_t>(bytes), MemoryTag::weights);
+  weight_upload_->run(tensor.format, tensor.data, rows, cols, packed, launch_);
+  max_cols_ = std::max(max_cols_, cols);
+  if (role == LinearRole::gate_up) max_intermediate_ = std::max(max_intermediate_, rows);
+  const WeightView view = {
+      .data = packed, .format = tensor.format, .rows = rows, .cols = cols, .layout = static_cast<int>(layout)};
+  prepared_[tensor.data.data()] = view;
+  return view;
+}
+
+const float* CudaBackend::prepare_vector(const TensorInfo& tensor) {
+  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
+  dequantize(tensor.format, tensor.data.data(), values.data(), tensor.num_elements());
+  void* data = allocate(values.size() * sizeof(float), MemoryTag::weights);
+  upload(data, values.data(), values.size() * sizeof(float));
+  check(cudaStreamSynchronize(launch_.stream), "copying a vector");
+  return static_cast<const float*>(data);
+}
+
+void CudaBackend::finish_load(const StepLimits& limits) {
+  check(cudaStreamSynchronize(launch_.stream), "packing the weights");
+  weight_upload_.reset();  // its staging memory is for loading alone
+  const auto tokens = static_cast<uint64_t>(limits.max_tokens);
+  linear_.cublaslt = &cublaslt_;
+  linear_.x_bf16 = allocate(tokens * static_cast<uint64_t>(max_cols_) * 2, MemoryTag::workspace);
+  linear_.weight_elements = kWeightSliceElements;
+  linear_.weight_bf16 = allocate(kWeightSliceElements * 2, MemoryTag::workspace);
+  linear_.gate =
+      static_cast<float*>(allocate(tokens * static_cast<uint64_t>(max_intermediate_) * 4, MemoryTag::workspace));
+  linear_.up =
+      static_cast<float*>(allocate(tokens * static_cast<uint64_t>(max_intermediate_) * 4, MemoryTag::workspace));
+  cublaslt_.open(allocate(kCublasWorkspaceBytes, MemoryTag::workspace), kCublasWorkspaceBytes, deterministic_);
+  // Splits times kv heads times sequences never exceeds what num_splits() hands out.
+  attention_.num_counters = 4096;
+  attention_.counters = static_cast<int32_t*>(allocate(4096 * sizeof(int32_t), MemoryTag::workspace));
+  attention_.partial_floats = decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
+  attention_.partial =
+      static_cast<float*>(allocate(static_cast<uint64_t>(attention_.partial_floats) * 4, MemoryTag::workspace));
+}
+
+void CudaBackend::attention(const AttentionArgs& args) {
+  const int kv_heads = args.cache.num_kv_heads, group = args.num_heads / kv_heads;
+  const int pairs = args.batch.num_sequences * kv_heads;
+  if (!is_decode(args.batch.max_query_len, group) || pairs > attention_.num_counters)
+    return attention_prefill(args, launch_);
+  // Enough blocks to fill the card twice, each with keys enough to be worth its start.
+  const int context = args.sliding_window > 0 ? std::min(args.batch.max_context_len, args.sliding_window + 64)
+                                              : args.batch.max_context_len;
+  int splits = std::max(1, 2 * launch_.num_sms / pairs);
+  splits = std::min({splits, kMaxSplits, std::max(1, context / kMinKeysPerSplit)});
+  while (splits > 1 && decode_partial_floats(args.batch.num_sequences, kv_heads, splits, args.cache.head_dim) >
+                           attention_.partial_floats)
+    --splits;
+  attention_decode(args, splits, attention_, launch_);
+}
+
+int CudaBackend::planned_context(int max_context_len) const {
+  int planned = 256;
+  while (planned < max_context_len) planned *= 2;
+  return planned;
+}
+
+void CudaBackend::run_step(const StepShape& shape, const std::function<void()>& forward) {
+  const bool decode = shape.max_query_len == 1;
+  if (!graphs_enabled_ || !decode) return forward();
+  graphs_.run(shape, launch_, forward);
+}
+
+void CudaBackend::copy_kv_block(const KvLayerView& cache, int from, int to) {
+  const size_t bytes = sizeof(uint16_t) * static_cast<size_t>(cache.num_kv_heads * cache.block_size * cache.head_dim);
+  for (void* tensor : {cache.k, cache.v}) {
+    auto* blocks = static_cast<std::byte*>(tensor);
+    check(cudaMemcpyAsync(blocks + static_cast<size_t>(to) * bytes, blocks + static_cast<size_t>(from) * bytes, bytes,
+                          cudaMemcpyDeviceToDevice, launch_.stream),
+          "copying a KV block");
+  }
+}
+
+}  // namespace
+
+std::string why_no_cuda() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) return cat("no usable CUDA driver: ", cudaGetErrorString(status));
+  if (count == 0) return "no CUDA device";
+  cudaDeviceProp properties;
+  if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess) return "the CUDA device does not answer";
+  if (properties.major < 8)
+    return cat(properties.name, " is sm_", properties.major, properties.minor, "; imp's kernels need sm_80 or later");
+  return "";
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int device) {
+  if (const std::string reason = why_no_cuda(); !reason.empty())
+    fail(ErrorCode::cuda, "cannot use CUDA device ", device, ": ", reason, "; use device \"cpu\"");
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+  if (device < 0 || device >= count)
+    fail(ErrorCode::invalid_argument, "there is no CUDA device ", device, "; this machine has 0 to ", count - 1);
+  return std::make_unique<CudaBackend>(options, device);
+}
+
+}  // namespace imp

@@ -1,0 +1,46 @@
+#pragma once
+#include <string_view>
+
+#include "linear/packed_weight.h"
+#include "ops/args.h"
+#include "ops/kernel_table.h"
+#include "runtime/cublaslt.h"
+#include "runtime/launch.h"
+
+namespace imp::cuda {
+
+/// Switches of the configuration that concern linears.
+struct LinearSwitches {
+  bool no_dp4a_gemv = false;
+  bool no_dp4a_lm = false;
+  bool no_mmvq = false;
+  bool no_mmvq_q8_0 = false;
+};
+
+/// What linears run with: device memory taken at load, and the library.
+struct LinearContext {
+  LaunchContext launch;
+  LinearSwitches switches;
+  CublasLt* cublaslt;
+  void* x_bf16;       // [max_tokens, max_cols] bf16
+  void* weight_bf16;  // weight_elements bf16: a slice of a weight
+  int64_t weight_elements;
+  float* gate;  // [max_tokens, max intermediate] fp32, twice
+  float* up;
+};
+
+struct LinearProblem {
+  LinearRole role;
+  WeightFormat format;
+  int64_t m, n, k;
+  bool same_formats = true;  // of all outputs
+  LinearSwitches switches;
+};
+
+using LinearLaunch = void (*)(const LinearContext&, const LinearArgs&);
+const KernelTable<LinearProblem, LinearLaunch>& linear_table();
+
+/// Runs a linear with the best candidate; outputs of different formats run one after another.
+void run_linear(const LinearContext& context, const LinearArgs& args, std::string_view forced);
+
+}  // namespace imp::cuda

@@ -1,0 +1,19 @@
+#pragma once
+#include <cstdint>
+
+namespace imp::cuda {
+
+/// 16 bytes from global to shared memory without a register in between; zeros where `valid` is false.
+__device__ __forceinline__ void cp_async_16(void* shared, const void* global, bool valid = true) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits until at most `kPending` groups are still in flight.
+template <int kPending>
+__device__ __forceinline__ void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+}  // namespace imp::cuda

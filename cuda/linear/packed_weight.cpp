@@ -1,0 +1,41 @@
+#include "linear/packed_weight.h"
+
+#include "quant/format.h"
+
+namespace imp::cuda {
+
+PackedLayout packed_layout_of(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::f32:
+    case WeightFormat::f16:
+    case WeightFormat::bf16: return PackedLayout::kRows;
+    case WeightFormat::q8_0: return PackedLayout::kQ8;
+    case WeightFormat::q4_k: return PackedLayout::kQ4K;
+    case WeightFormat::q6_k: return PackedLayout::kQ6K;
+    default: return PackedLayout::kGroups;
+  }
+}
+
+PackedSizes packed_sizes(PackedLayout layout, WeightFormat format, int64_t rows, int64_t cols) {
+  const int64_t blocks = rows * (cols / 32);
+  const int64_t supers = rows * ((cols + 255) / 256);
+  switch (layout) {
+    case PackedLayout::kRows: return {rows * row_bytes(format, cols), 0, 0};
+    case PackedLayout::kQ8: return {blocks * 32, blocks * 2, 0};
+    case PackedLayout::kQ4K: return {blocks * 16, blocks * 2, supers * 4};
+    case PackedLayout::kQ6K: return {blocks * 24, blocks * 2, supers * 4};
+    case PackedLayout::kGroups: return {blocks * 32, blocks * 16, 0};
+  }
+  return {};
+}
+
+PackedView packed_view(const WeightView& weight) {
+  const auto layout = static_cast<PackedLayout>(weight.layout);
+  const PackedSizes sizes = packed_sizes(layout, weight.format, weight.rows, weight.cols);
+  const auto* codes = static_cast<const uint8_t*>(weight.data);
+  const uint8_t* scales = codes + PackedSizes::align(sizes.codes_bytes);
+  const uint8_t* supers = scales + PackedSizes::align(sizes.scales_bytes);
+  return {codes, scales, supers, static_cast<int>(weight.rows), static_cast<int>(weight.cols)};
+}
+
+}  // namespace imp::cuda

@@ -1,0 +1,48 @@
+#pragma once
+#include <cstdint>
+
+#include "model/weights.h"
+
+namespace imp::cuda {
+
+/// How the CUDA backend holds a weight (WeightView::layout). Every layout keeps the file's numbers exactly: codes,
+/// scales and minimums are rearranged, never rounded. Rows are cut into blocks of 32 weights, and a row's blocks into
+/// strips of 32 blocks, one block a lane: chunk c (16 bytes of codes) of the 32 blocks of a strip is contiguous, so
+/// that a warp's 128-bit loads are. The last strip of a row is as wide as what is left.
+///
+///  layout      codes a block          scales a block           supers a row, per 8 blocks    value
+///  kRows       (fp32, f16 or bf16 rows in the file's order; no blocks)
+///  kQ8         int8 x 32 (2 chunks)   f16 d                    -                             d * q
+///  kQ4K        4 bits x 32 (1 chunk)  u8 scale, u8 min         f16 d, f16 dmin               d * scale * q - dmin *
+///  min kQ6K        4 bits x 32, then      i8 scale x 2 (per 16)    f16 d, unused                 d * scale * (q - 32)
+///              2 bits x 32 (8 bytes)
+///  kGroups     int8 x 32 (2 chunks)   (fp32 s, fp32 m) x 2     -                             s * q - m, per 16
+///
+/// In a 16-byte chunk of 4-bit codes byte j holds weight j (low) and j + 16 (high). In the 8 bytes of 2-bit codes byte
+/// j holds weights j, j + 8, j + 16, j + 24, lowest bits first.
+enum class PackedLayout : int { kRows = 0, kQ8 = 1, kQ4K = 2, kQ6K = 3, kGroups = 4 };
+
+inline constexpr int kStripBlocks = 32;
+
+struct PackedSizes {
+  int64_t codes_bytes;
+  int64_t scales_bytes;
+  int64_t supers_bytes;
+  int64_t total() const { return align(codes_bytes) + align(scales_bytes) + align(supers_bytes); }
+  static int64_t align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+};
+
+PackedLayout packed_layout_of(WeightFormat format);
+PackedSizes packed_sizes(PackedLayout layout, WeightFormat format, int64_t rows, int64_t cols);
+
+/// Device pointers of a packed weight.
+struct PackedView {
+  const uint8_t* codes;
+  const uint8_t* scales;
+  const uint8_t* supers;
+  int rows;
+  int cols;
+};
+PackedView packed_view(const WeightView& weight);
+
+}  // namespace imp::cuda

@@ -1,0 +1,118 @@
+#include <cuda_bf16.h>
+
+#include "device/activation.cuh"
+#include "device/pdl.cuh"
+#include "device/reduce.cuh"
+#include "norm/elementwise.h"
+
+namespace imp::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ float block_sum(float value) {
+  __shared__ float partial[kThreads / 32];
+  value = warp_sum(value);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+  __syncthreads();
+  float total = 0;
+  for (float part : partial) total += part;
+  return total;
+}
+
+__device__ float inverse_rms(const float* x, int cols, float epsilon) {
+  float sum_sq = 0;
+  for (int c = threadIdx.x; c < cols; c += kThreads) sum_sq += x[c] * x[c];
+  return rsqrtf(block_sum(sum_sq) / cols + epsilon);
+}
+
+__global__ __launch_bounds__(kThreads) void rms_norm_kernel(const float* x, int64_t x_stride, const float* weight,
+                                                            float epsilon, float* y, int64_t y_stride, int cols,
+                                                            bool add) {
+  pdl_trigger();
+  pdl_wait();
+  const float* row = x + blockIdx.x * x_stride;
+  float* out = y + blockIdx.x * y_stride;
+  const float scale = inverse_rms(row, cols, epsilon);
+  for (int c = threadIdx.x; c < cols; c += kThreads) {
+    const float value = row[c] * scale * weight[c];
+    out[c] = add ? out[c] + value : value;
+  }
+}
+
+__global__ __launch_bounds__(kThreads) void softcap_kernel(float* x, int64_t stride, int cols, float cap) {
+  pdl_trigger();
+  pdl_wait();
+  float* row = x + blockIdx.y * stride;
+  for (int c = blockIdx.x * kThreads + threadIdx.x; c < cols; c += gridDim.x * kThreads)
+    row[c] = cap * tanhf(row[c] / cap);
+}
+
+__global__ __launch_bounds__(kThreads) void to_bf16_kernel(ToBf16Args args) {
+  pdl_trigger();
+  pdl_wait();
+  const int t = blockIdx.x;
+  const float* x = args.x + (args.row_indices ? args.row_indices[t] : t) * args.x_stride;
+  auto* out = static_cast<__nv_bfloat16*>(args.out) + static_cast<int64_t>(t) * args.cols;
+  const float scale = args.norm_weight ? inverse_rms(x, args.cols, args.norm_epsilon) : 1.0f;
+  for (int c = threadIdx.x; c < args.cols; c += kThreads)
+    out[c] = __float2bfloat16(x[c] * scale * (args.norm_weight ? args.norm_weight[c] : 1.0f));
+}
+
+__global__ __launch_bounds__(kThreads) void gated_kernel(GatedArgs args) {
+  pdl_trigger();
+  pdl_wait();
+  const int64_t t = blockIdx.y;
+  for (int c = blockIdx.x * kThreads + threadIdx.x; c < args.cols; c += gridDim.x * kThreads) {
+    const int64_t at = t * args.cols + c;
+    const float g = args.gate[at] + (args.gate_bias ? args.gate_bias[c] : 0);
+    const float u = args.up[at] + (args.up_bias ? args.up_bias[c] : 0);
+    args.y[t * args.y_stride + c] = activate_device(args.activation, g) * u;
+  }
+}
+
+__global__ __launch_bounds__(kThreads) void add_bias_kernel(float* y, int64_t stride, const float* bias, int cols) {
+  pdl_trigger();
+  pdl_wait();
+  float* row = y + blockIdx.x * stride;
+  for (int c = threadIdx.x; c < cols; c += kThreads) row[c] += bias[c];
+}
+
+dim3 row_grid(int cols, int rows) {
+  return dim3(static_cast<unsigned>((cols + kThreads - 1) / kThreads), static_cast<unsigned>(rows));
+}
+
+}  // namespace
+
+void rms_norm(const RmsNormArgs& args, const LaunchContext& context) {
+  if (args.x.rows == 0) return;
+  const bool add = args.add_to.data != nullptr;
+  const TensorView& y = add ? args.add_to : args.y;
+  launch(context, "rms_norm", rms_norm_kernel, static_cast<unsigned>(args.x.rows), kThreads, 0, args.x.row<float>(0),
+         args.x.row_stride, args.weight, args.epsilon, y.row<float>(0), y.row_stride, static_cast<int>(args.x.cols),
+         add);
+}
+
+void softcap(const SoftcapArgs& args, const LaunchContext& context) {
+  if (args.x.rows == 0) return;
+  const int cols = static_cast<int>(args.x.cols);
+  launch(context, "softcap", softcap_kernel, row_grid(cols, static_cast<int>(args.x.rows)), kThreads, 0,
+         args.x.row<float>(0), args.x.row_stride, cols, args.cap);
+}
+
+void to_bf16(const ToBf16Args& args, const LaunchContext& context) {
+  if (args.tokens == 0) return;
+  launch(context, "to_bf16", to_bf16_kernel, static_cast<unsigned>(args.tokens), kThreads, 0, args);
+}
+
+void gated_activation(const GatedArgs& args, const LaunchContext& context) {
+  if (args.tokens == 0) return;
+  launch(context, "gated_activation", gated_kernel, row_grid(args.cols, args.tokens), kThreads, 0, args);
+}
+
+void add_bias(float* y, int64_t y_stride, const float* bias, int tokens, int cols, const LaunchContext& context) {
+  if (tokens == 0) return;
+  launch(context, "add_bias", add_bias_kernel, static_cast<unsigned>(tokens), kThreads, 0, y, y_stride, bias, cols);
+}
+
+}  // namespace imp::cuda

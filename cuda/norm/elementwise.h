@@ -1,0 +1,43 @@
+#pragma once
+#include "ops/args.h"
+#include "runtime/launch.h"
+
+namespace imp::cuda {
+
+/// See RmsNormArgs. One block a row; sums in fp32. Bytes moved: 2 to 3 rows of fp32.
+void rms_norm(const RmsNormArgs& args, const LaunchContext& context);
+
+/// See SoftcapArgs.
+void softcap(const SoftcapArgs& args, const LaunchContext& context);
+
+/// out[t, :] = bf16 of rms_norm(x[row(t)]) (of x[row(t)] where norm_weight is null). row(t) = row_indices[t] or t.
+struct ToBf16Args {
+  const float* x;
+  int64_t x_stride;
+  const int32_t* row_indices;
+  const float* norm_weight;
+  float norm_epsilon;
+  int tokens;
+  int cols;
+  void* out;  // [tokens, cols] bf16
+};
+void to_bf16(const ToBf16Args& args, const LaunchContext& context);
+
+/// y[t, c] = activation(gate[t, c] (+ gate_bias)) * (up[t, c] (+ up_bias)), fp32. y may be gate.
+struct GatedArgs {
+  const float* gate;
+  const float* up;
+  const float* gate_bias;
+  const float* up_bias;
+  float* y;
+  int64_t y_stride;
+  int tokens;
+  int cols;
+  Activation activation;
+};
+void gated_activation(const GatedArgs& args, const LaunchContext& context);
+
+/// y[t, c] += bias[c]
+void add_bias(float* y, int64_t y_stride, const float* bias, int tokens, int cols, const LaunchContext& context);
+
+}  // namespace imp::cuda

@@ -1,0 +1,121 @@
+#include <cuda_fp16.h>
+
+#include "core/error.h"
+#include "device/pdl.cuh"
+#include "device/reduce.cuh"
+#include "rope/qk_rope_kv.h"
+
+namespace imp::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kMaxPerLane = 16;  // head_dim up to 512
+
+struct Params {
+  float *q, *k, *v;
+  int64_t q_stride, k_stride, v_stride;
+  const float *q_norm, *k_norm;
+  float epsilon;
+  bool interleaved;
+  int rotary_dim;
+  const float* inv_freq;
+  float magnitude;
+  __half *k_cache, *v_cache;
+  int num_heads, num_kv_heads, head_dim, block_size;
+  int num_sequences, block_table_stride;
+  const int32_t *query_start, *block_tables, *positions;
+};
+
+__device__ int sequence_of(const Params& p, int token) {
+  int s = 0;
+  while (s + 1 < p.num_sequences && token >= p.query_start[s + 1]) ++s;
+  return s;
+}
+
+// Heads of a token: q heads, then k heads, then v heads.
+__global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_kernel(Params p) {
+  extern __shared__ float shared[];
+  pdl_trigger();
+  pdl_wait();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int token = blockIdx.x, head = blockIdx.y * kWarps + warp;
+  if (head >= p.num_heads + 2 * p.num_kv_heads) return;
+  const bool is_q = head < p.num_heads, is_v = head >= p.num_heads + p.num_kv_heads;
+  const int index = is_q ? head : is_v ? head - p.num_heads - p.num_kv_heads : head - p.num_heads;
+  float* row = (is_q   ? p.q + token * p.q_stride
+                : is_v ? p.v + token * p.v_stride
+                       : p.k + token * p.k_stride) +
+               index * p.head_dim;
+  const int position = p.positions[token];
+  float* values = shared + warp * p.head_dim;
+
+  float sum_sq = 0;
+  for (int d = lane; d < p.head_dim; d += 32) {
+    values[d] = row[d];
+    sum_sq += values[d] * values[d];
+  }
+  const float* norm = is_q ? p.q_norm : is_v ? nullptr : p.k_norm;
+  if (norm) {
+    const float scale = rsqrtf(warp_sum(sum_sq) / p.head_dim + p.epsilon);
+    for (int d = lane; d < p.head_dim; d += 32) values[d] *= scale * norm[d];
+  }
+  __syncwarp();
+  if (!is_v) {
+    const int half = p.rotary_dim / 2;
+    for (int i = lane; i < half; i += 32) {
+      float sine, cosine;
+      sincosf(static_cast<float>(position) * p.inv_freq[i], &sine, &cosine);
+      sine *= p.magnitude, cosine *= p.magnitude;
+      const int a = p.interleaved ? 2 * i : i, b = p.interleaved ? 2 * i + 1 : i + half;
+      const float x = values[a], y = values[b];
+      values[a] = x * cosine - y * sine;
+      values[b] = y * cosine + x * sine;
+    }
+    __syncwarp();
+  }
+  if (is_q) {
+    for (int d = lane; d < p.head_dim; d += 32) row[d] = values[d];
+    return;
+  }
+  const int block = p.block_tables[sequence_of(p, token) * p.block_table_stride + position / p.block_size];
+  const int64_t slot = (static_cast<int64_t>(block) * p.num_kv_heads + index) * p.block_size + position % p.block_size;
+  __half* cache = (is_v ? p.v_cache : p.k_cache) + slot * p.head_dim;
+  for (int d = lane; d < p.head_dim; d += 32) cache[d] = __float2half(values[d]);
+}
+
+}  // namespace
+
+void qk_rope_kv(const QkRopeKvArgs& args, int num_heads, const LaunchContext& context) {
+  if (args.q.rows == 0) return;
+  if (args.head_dim > kMaxPerLane * 32)
+    fail(ErrorCode::unsupported, "head_dim is ", args.head_dim, "; the CUDA kernels take up to ", kMaxPerLane * 32);
+  const Params p{args.q.row<float>(0),
+                 args.k.row<float>(0),
+                 args.v.row<float>(0),
+                 args.q.row_stride,
+                 args.k.row_stride,
+                 args.v.row_stride,
+                 args.q_norm,
+                 args.k_norm,
+                 args.norm_epsilon,
+                 args.pairing == RopePairing::interleaved,
+                 args.rotary_dim,
+                 args.inv_freq,
+                 args.rope_magnitude,
+                 static_cast<__half*>(args.cache.k),
+                 static_cast<__half*>(args.cache.v),
+                 num_heads,
+                 args.cache.num_kv_heads,
+                 args.head_dim,
+                 args.cache.block_size,
+                 args.batch.num_sequences,
+                 args.batch.block_table_stride,
+                 args.batch.query_start,
+                 args.batch.block_tables,
+                 args.batch.positions};
+  const int heads = num_heads + 2 * args.cache.num_kv_heads;
+  const dim3 grid(static_cast<unsigned>(args.q.rows), static_cast<unsigned>((heads + kWarps - 1) / kWarps));
+  launch(context, "qk_rope_kv", qk_rope_kv_kernel, grid, kWarps * 32, kWarps * args.head_dim * sizeof(float), p);
+}
+
+}  // namespace imp::cuda

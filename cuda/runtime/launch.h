@@ -1,0 +1,44 @@
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "runtime/check.h"
+
+namespace imp::cuda {
+
+/// What a launcher needs of the device, besides its args.
+struct LaunchContext {
+  cudaStream_t stream = nullptr;
+  int num_sms = 0;
+  bool pdl = false;                                    // kernels wait and trigger themselves; this sets the attribute
+  std::map<std::string, int64_t>* launches = nullptr;  // counted under the name given to launch()
+};
+
+/// Launches `kernel`, which may use more than 48 KiB of shared memory; throws what went wrong.
+template <class... Params, class... Args>
+void launch(const LaunchContext& context, const char* name, void (*kernel)(Params...), dim3 grid, dim3 block,
+            size_t shared_bytes, const Args&... args) {
+  if (shared_bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          name);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = context.stream;
+  cudaLaunchAttribute attribute = {};
+  if (context.pdl) {
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  check(cudaLaunchKernelEx(&config, kernel, Params(args)...), name);
+  if (context.launches) ++(*context.launches)[name];
+}
+
+}  // namespace imp::cuda
