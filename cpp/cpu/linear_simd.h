@@ -140,8 +140,7 @@ constexpr int kPrefetchBytes = 4096;
 template <int kBytes>
 inline void prefetch(const uint8_t* p) {
 #pragma GCC unroll 8
-  for (int i = 0; i < (kBytes + 32) / 64; ++i)
-    _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes + 64 * i, _MM_HINT_T0);
+  for (int i = 0; i < (kBytes + 32) / 64; ++i) _mm_prefetch(reinterpret_cast<const char*>(p) + 64 * i, _MM_HINT_T0);
 }
 
 /// scale = the weights' scales times those of token t's activations; adds the part of the minima.
@@ -172,7 +171,7 @@ template <class C, int kTokens, int N>
 [[gnu::always_inline]] inline void add_chunk(const uint8_t* w, const QuantizedRows& x, int64_t chunk,
                                              RowSums<kTokens>& sums) {
   constexpr int kVectors = (N + kGroupsPerVector - 1) / kGroupsPerVector;
-  prefetch<N * C::kBytes * 32 / C::kBlock>(w);
+  prefetch<N * C::kBytes * 32 / C::kBlock>(w + kPrefetchBytes);
   const ChunkScales w_scales = C::template scales<N>(w);
   __m256 scale[kTokens][2];
 #pragma GCC unroll 8
@@ -270,6 +269,9 @@ inline void pad_chunk(const uint8_t* blocks, int64_t groups, uint8_t (&to)[kChun
   std::memset(to + bytes, 0, sizeof to - bytes);
 }
 
+/// Within each of the rows of a tile, which are read side by side.
+constexpr int kTilePrefetchBytes = 512;
+
 /// Codes, scales and mins of a chunk of kLanes rows.
 template <class C>
 void unpack_chunk(const uint8_t* const (&rows)[kLanes], int64_t offset, const CodeTile& tile) {
@@ -280,6 +282,7 @@ void unpack_chunk(const uint8_t* const (&rows)[kLanes], int64_t offset, const Co
   alignas(64) float min[kLanes][16];
   for (int r = 0; r < kLanes; ++r) {
     const uint8_t* w = rows[r] + offset;
+    prefetch<kChunkBytes<C>>(w + kTilePrefetchBytes);
     const ChunkScales scales = C::template scales<8>(w);
     for (int half = 0; half < 32 / C::kSub; ++half) {
       _mm256_store_ps(scale[r] + half * 8, scales.scale[half]);
