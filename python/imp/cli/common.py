@@ -191,15 +191,15 @@ def check_writable(path: str | None, option: str) -> None:
 def write_text(path: str, text: str, option: str) -> None:
     """Writes a whole file or nothing: an unwritable place leaves no half of it."""
     target = Path(path)
-    if target.exists() and not target.is_file():  # a device or a pipe takes what comes
-        target.write_text(text, encoding="utf-8")
-        return
-    partial = target.with_name(target.name + ".part")
+    is_device = target.exists() and not target.is_file()  # a device or a pipe takes what comes
+    partial = target if is_device else target.with_name(target.name + ".part")
     try:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
+        if not is_device:
+            partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        if not is_device:
+            partial.unlink(missing_ok=True)
         raise InputOutputError(f"{option} {path}: {error.strerror}") from error
 
 
