@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
@@ -50,14 +51,12 @@ class Terminal:
         before, self.shown = self.shown[:at], self.shown[at:]
         return before
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = 60) -> int:
         """The exit code, after the rest of the output was taken."""
-        try:
-            while chunk := os.read(self._fd, 65536):
-                self.shown += chunk.decode(errors="replace")
-        except OSError:
-            pass
-        return self.process.wait(60)
+        with contextlib.suppress(OSError):  # the other side is gone
+            while select.select([self._fd], [], [], seconds)[0]:
+                self.shown += os.read(self._fd, 65536).decode(errors="replace")
+        return self.process.wait(seconds)
 
     def close(self) -> None:
         """Ends it."""
@@ -129,6 +128,9 @@ def test_ctrl_c_stops_an_answer_and_the_session_goes_on(terminal: Callable[..., 
     session.expect("> ")
     session.send("/undo\n")
     session.expect("imp: nothing to take back")
+    session.expect("> ")
+    session.send("/exit")  # not entered
+    session.expect("/exit")
     os.kill(session.process.pid, signal.SIGINT)  # at the prompt it clears the line
     session.expect("> ")
     session.send("/exit\n")
