@@ -66,7 +66,9 @@ TopK = Annotated[int | None, typer.Option("--top-k", help="0: all; default 40")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Default 0.9")]
 MinP = Annotated[float | None, typer.Option("--min-p", help="Default 0")]
 Seed = Annotated[int | None, typer.Option("--seed", "-s", help="Default: a different one each time")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", min=1, help="Default: until the model stops")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", "--predict", "-n", min=1, help="Default: until the model stops")
+]
 
 
 def _print_version(wanted: bool) -> None:
