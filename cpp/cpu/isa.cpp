@@ -3,6 +3,7 @@
 #include "core/error.h"
 
 namespace imp::cpu {
+
 std::string_view isa_name(Isa isa) {
   switch (isa) {
     case Isa::reference: return "reference";
