@@ -223,8 +223,3 @@ TEST_CASE("explain names a chosen candidate and why the others are not") {
   CHECK(chosen(make(settings, 1, "", last)->explain_linear(query)) == last + " ");
   CHECK(chosen(backend->explain_attention({1, 1, 100, 9, 3, 64, 0})) != "");
 }
-
-TEST_CASE("without CUDA, asking for it is refused with the reason") {
-  const Settings settings;
-  CHECK(code_of([&] { make_cuda_backend({&settings, 0, "", ""}, 0); }, why_no_cuda()) == ErrorCode::unsupported);
-}
