@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Which folders a folder of cpp/ may include, itself aside. docs/architecture.md §4 draws it.
+# Which folders a folder of cpp/ may include, itself aside. The rules of docs/architecture.md say it in words.
 ALLOWED = {
     "include": set(),
     "core": set(),

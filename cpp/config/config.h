@@ -163,7 +163,7 @@ class Config {
   Config();  // the defaults
 
   static Config defaults_for_embedders();  // prefix_cache unset counts as off
-  /// File search (--config, $IMP_CONFIG, ./imp.conf, ~/.config/imp/imp.conf), legacy environment seeds.
+  /// File search (--config, $IMP_CONFIG, ./imp.conf, ~/.config/imp/imp.conf) over IMP_DETERMINISTIC.
   static Config load(const std::string& explicit_path = "");
   void load_file(const std::string& path);
   void load_text(std::string_view text, std::string_view file_name);

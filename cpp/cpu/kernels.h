@@ -5,9 +5,10 @@
 #include "ops/args.h"
 
 /// The vector kernels, each a template over a set of registers and instantiated once for each in kernels_<isa>.cpp,
-/// the only sources compiled for more than the base machine. They compute a part of an op and know no threads: what
-/// dispatches them is compiled for the base machine. Their headers hold templates over the registers only: the linker
-/// may keep either copy of a common inline function, and one of them would not run everywhere.
+/// which are compiled for more than the base machine (as linear_<isa>.cpp are, see linear_kernels.h). They compute a
+/// part of an op and know no threads: what dispatches them is compiled for the base machine. Their headers hold
+/// templates over the registers only: the linker may keep either copy of a common inline function, and one of them
+/// would not run everywhere.
 namespace imp::cpu {
 
 struct Avx2;

@@ -87,7 +87,7 @@ class Engine {
   const Config& config() const;
   int32_t vocab_size() const;
   int32_t max_seq_len() const;
-  std::string device() const;             // "cpu"
+  std::string device() const;             // "cpu" or "cuda"
   std::string device_line() const;        // one line: what was chosen and why
   std::string chat_template() const;      // "" where the file has none
   std::string model_description() const;  // "llama 135M Q4_1": architecture, size, main weight format
@@ -100,8 +100,8 @@ class Engine {
 
   /// Bench and tests: drops all sequences, keeps weights and counters.
   void reset();
-  /// Bench: one forward over `count` tokens at `depth`, no sampling; the caller times it. Sequences are kept until
-  /// reset().
+  /// Bench: forward passes over `tokens`, after those of the calls before, no sampling; the caller times it. What was
+  /// run is kept until reset().
   void bench_prefill(std::span<const TokenId> tokens);
   void bench_decode(TokenId token);
 

@@ -333,7 +333,7 @@ class Engine:
 
     @property
     def device(self) -> str:
-        """The device it runs on: "cpu", "cuda:0"."""
+        """The device it runs on: "cpu" or "cuda"."""
         return self.core.device
 
     @property

@@ -165,7 +165,8 @@ typedef struct imp_generate_params {
 /* Temperature 0.7, top_p 0.9, top_k 40, 256 tokens, everything else neutral. */
 IMP_API imp_status imp_generate_params_default(imp_generate_params* params);
 
-/* Completes `prompt`. params == NULL: defaults. Too small a buffer still receives the text's beginning. */
+/* Completes `prompt`. params == NULL: defaults. The buffer may not be NULL; too small a one still receives the text's
+ * beginning. */
 IMP_API imp_status imp_generate(imp_context* context, const char* prompt, const imp_generate_params* params,
                                 char* buffer, size_t size, size_t* length);
 
