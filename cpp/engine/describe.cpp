@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdio>
 #include <map>
+#include <utility>
 
 #include "engine/engine.h"
 #include "engine/state.h"
@@ -25,6 +26,18 @@ std::string short_count(int64_t parameters) {
     std::snprintf(text, sizeof text, "%.0fK", value / 1e3);
   }
   return text;
+}
+
+/// What `general.file_type` calls the mix of formats; "" where the file does not say or imp does not know the number.
+std::string_view mix_name(const ModelFile& file) {
+  static constexpr std::pair<int64_t, std::string_view> kNames[] = {
+      {0, "F32"},     {1, "F16"},     {2, "Q4_0"},    {3, "Q4_1"},    {7, "Q8_0"},    {8, "Q5_0"},    {9, "Q5_1"},
+      {10, "Q2_K"},   {11, "Q3_K_S"}, {12, "Q3_K_M"}, {13, "Q3_K_L"}, {14, "Q4_K_S"}, {15, "Q4_K_M"}, {16, "Q5_K_S"},
+      {17, "Q5_K_M"}, {18, "Q6_K"},   {25, "IQ4_NL"}, {30, "IQ4_XS"}, {32, "BF16"}};
+  if (!file.has("general.file_type")) return {};
+  const int64_t number = file.get_int("general.file_type");
+  const auto known = std::ranges::find(kNames, number, [](const auto& entry) { return entry.first; });
+  return known == std::end(kNames) ? std::string_view{} : known->second;
 }
 
 /// The format that holds most of the weights' bytes.
@@ -54,8 +67,10 @@ uint64_t Engine::bytes_per_token() const {
 }
 
 std::string Engine::model_description() const {
+  const ModelFile& file = *state_->model.file;
+  const std::string_view mix = mix_name(file);
   return cat(state_->model.spec.architecture, " ", short_count(num_parameters()), " ",
-             main_format(*state_->model.file));
+             mix.empty() ? main_format(file) : mix);
 }
 
 }  // namespace imp

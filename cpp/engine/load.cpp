@@ -40,7 +40,7 @@ void choose_device(const EngineOptions& options, const Settings& settings, Loade
   }
   if (!model.backend) model.backend = make_cpu_backend(backend);
   model.device_line =
-      cat(model.backend->name(), ": ", model.backend->device_name(), " (device=", options.device, ": ", reason, ")");
+      cat(model.backend->name(), ": ", model.backend->device_name(), "; device=", options.device, ": ", reason);
 }
 
 /// A setting whose mechanism this model does not have: legal, without effect, and said so once.

@@ -2,7 +2,7 @@
 
 namespace imp {
 
-std::string why_no_cuda() { return "this build of imp has no CUDA (it was made without a CUDA compiler)"; }
+std::string why_no_cuda() { return "this build of imp has no CUDA backend"; }
 
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions&, int device) {
   fail(ErrorCode::unsupported, "cannot use CUDA device ", device, ": ", why_no_cuda(), "; use device \"cpu\"");
