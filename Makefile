@@ -11,7 +11,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 # What the installed package is made of; the stamps below are older than any of them when a rebuild is due.
 SOURCES := $(shell git ls-files 2>/dev/null -- cpp cuda python third_party CMakeLists.txt pyproject.toml README.md)
 
-.PHONY: demo test install test-cpp test-python lint format types tidy check asan bench clean help
+.PHONY: demo test install test-cpp test-python lint format types tidy check asan bench gpu-build gpu-test gpu-sanitize clean help
 
 demo: install  ## build, install, fetch a small model and let it answer PROMPT="..."
 	@$(BIN)/imp pull $(MODEL)
@@ -77,6 +77,20 @@ asan: $(VENV)/.build-tools  ## the C++ tests under AddressSanitizer and UBSan
 
 bench: install  ## prompt processing and generation speed of MODEL, as llama-bench prints it
 	@$(BIN)/imp bench $(MODEL)
+
+GPU_ARCHITECTURES ?= 90a;120a
+
+gpu-build: $(VENV)/.test-tools
+	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
+	  cmake -S . -B $(BUILD)/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DIMP_CUDA=ON -DIMP_BUILD_TESTS=ON \
+	  "-DIMP_CUDA_ARCHITECTURES=$(GPU_ARCHITECTURES)" -DIMP_DOCTEST_INCLUDE="$$doctest" && \
+	  cmake --build $(BUILD)/gpu --target cuda_tests
+
+gpu-test: gpu-build  ## the CUDA tests on this machine's GPU, into bench/results/gpu-test-<gpu>.json
+	@$(BIN)/python tools/gpu_test.py $(BUILD)/gpu/tests
+
+gpu-sanitize: gpu-build  ## the CUDA op tests under compute-sanitizer, into bench/results/gpu-sanitize-<gpu>.json
+	@$(BIN)/python tools/gpu_test.py $(BUILD)/gpu/tests --sanitize
 
 clean:  ## remove what was built
 	rm -rf $(BUILD) $(VENV) .deps dist

@@ -5,6 +5,10 @@
 namespace imp::cuda {
 
 // One head width a .cu, so that they compile side by side.
+void attention_prefill_hd16(const AttentionArgs&, const LaunchContext&);
+void attention_decode_hd16(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
+void attention_prefill_hd32(const AttentionArgs&, const LaunchContext&);
+void attention_decode_hd32(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_prefill_hd64(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd64(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_prefill_hd80(const AttentionArgs&, const LaunchContext&);
@@ -17,7 +21,8 @@ void attention_prefill_hd256(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd256(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 
 bool attention_head_dim_supported(int head_dim) {
-  return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 || head_dim == 256;
+  return head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
+         head_dim == 256;
 }
 
 int64_t decode_partial_floats(int num_sequences, int num_kv_heads, int num_splits, int head_dim) {
@@ -27,6 +32,8 @@ int64_t decode_partial_floats(int num_sequences, int num_kv_heads, int num_split
 void attention_prefill(const AttentionArgs& args, const LaunchContext& context) {
   if (args.q.rows == 0) return;
   switch (args.cache.head_dim) {
+    case 16: return attention_prefill_hd16(args, context);
+    case 32: return attention_prefill_hd32(args, context);
     case 64: return attention_prefill_hd64(args, context);
     case 80: return attention_prefill_hd80(args, context);
     case 96: return attention_prefill_hd96(args, context);
@@ -40,6 +47,8 @@ void attention_decode(const AttentionArgs& args, int num_splits, const Attention
                       const LaunchContext& context) {
   if (args.q.rows == 0) return;
   switch (args.cache.head_dim) {
+    case 16: return attention_decode_hd16(args, num_splits, scratch, context);
+    case 32: return attention_decode_hd32(args, num_splits, scratch, context);
     case 64: return attention_decode_hd64(args, num_splits, scratch, context);
     case 80: return attention_decode_hd80(args, num_splits, scratch, context);
     case 96: return attention_decode_hd96(args, num_splits, scratch, context);

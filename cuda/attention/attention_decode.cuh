@@ -1,6 +1,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "attention/attention.h"
 #include "attention/attention_tile.cuh"
 #include "device/pdl.cuh"
@@ -13,11 +15,11 @@ namespace imp::cuda {
 //   sum.
 inline constexpr int kDecodeWarps = 4;
 inline constexpr int kDecodeTileKeys = kDecodeWarps * 16;
-inline constexpr int kDecodeStages = 3;
+inline constexpr int kDecodeMaxStages = 3;  // tiles in shared memory: as many as the device has room for
 
 template <int kHeadDim>
-__global__ __launch_bounds__(kDecodeWarps * 32) void attention_decode_kernel(AttentionParams p, float* partial,
-                                                                             int32_t* counters) {
+__global__ __launch_bounds__(kDecodeWarps * 32) void attention_decode_kernel(AttentionParams p, int stages,
+                                                                             float* partial, int32_t* counters) {
   extern __shared__ __align__(16) __half tiles[];
   __shared__ float warp_max[kDecodeWarps][kDecodeRows], warp_sum[kDecodeWarps][kDecodeRows];
   __shared__ bool is_last;
@@ -44,23 +46,23 @@ __global__ __launch_bounds__(kDecodeWarps * 32) void attention_decode_kernel(Att
   const int positions[2] = {rows[0] < num_rows ? span.first_position + rows[0] / p.group : -1,
                             rows[1] < num_rows ? span.first_position + rows[1] / p.group : -1};
   RunningOutput<kHeadDim> output;
-#pragma unroll
-  for (int s = 0; s < kDecodeStages - 1; ++s) {
-    if (tile_begin + s < tile_end)
-      copy_tile<kHeadDim, kDecodeTileKeys, kThreads>(p, span, kv_head, (tile_begin + s) * kDecodeTileKeys, context,
-                                                     tiles + s * kTileHalves);
+  auto tile_at = [&](int t) { return tiles + (t - tile_begin) % stages * kTileHalves; };
+  auto copy = [&](int t) {
+    if (t < tile_end)
+      copy_tile<kHeadDim, kDecodeTileKeys, kThreads>(p, span, kv_head, t * kDecodeTileKeys, context, tile_at(t));
     cp_async_commit();
-  }
+  };
+  for (int s = 0; s < stages - 1; ++s) copy(tile_begin + s);
   for (int t = tile_begin; t < tile_end; ++t) {
-    cp_async_wait<kDecodeStages - 2>();
+    if (stages == 1) copy(t);
+    if (stages == kDecodeMaxStages)
+      cp_async_wait<kDecodeMaxStages - 2>();
+    else
+      cp_async_wait<0>();
     __syncthreads();
-    const int ahead = t + kDecodeStages - 1;
-    if (ahead < tile_end)
-      copy_tile<kHeadDim, kDecodeTileKeys, kThreads>(p, span, kv_head, ahead * kDecodeTileKeys, context,
-                                                     tiles + (ahead - tile_begin) % kDecodeStages * kTileHalves);
-    cp_async_commit();
-    output.template add<kDecodeTileKeys, 16>(p, q, tiles + (t - tile_begin) % kDecodeStages * kTileHalves, warp * 16,
-                                             t * kDecodeTileKeys, positions);
+    if (stages > 1) copy(t + stages - 1);
+    output.template add<kDecodeTileKeys, 16>(p, q, tile_at(t), warp * 16, t * kDecodeTileKeys, positions);
+    if (stages == 1) __syncthreads();  // before the tile is overwritten
   }
   cp_async_wait<0>();
   output.finish_sums();
@@ -141,10 +143,13 @@ void launch_attention_decode(const AttentionArgs& args, int num_splits, const At
   const AttentionParams p = make_params(args);
   const dim3 grid(static_cast<unsigned>(num_splits), static_cast<unsigned>(p.num_kv_heads),
                   static_cast<unsigned>(args.batch.num_sequences));
-  constexpr size_t kTiles = kDecodeStages * 2 * kDecodeTileKeys * kRowHalves<kHeadDim> * sizeof(__half);
+  constexpr size_t kTile = 2 * kDecodeTileKeys * kRowHalves<kHeadDim> * sizeof(__half);
   constexpr size_t kMerge = kDecodeWarps * kDecodeRows * kHeadDim * sizeof(float);
+  constexpr size_t kStatic = 1024;  // the kernel's own arrays
+  const size_t room = (static_cast<size_t>(context.max_shared_bytes) - kStatic) / kTile;
+  const size_t stages = std::clamp<size_t>(room, 1, kDecodeMaxStages);
   launch(context, "attention_decode", attention_decode_kernel<kHeadDim>, grid, kDecodeWarps * 32,
-         kTiles > kMerge ? kTiles : kMerge, p, scratch.partial, scratch.counters);
+         std::max(stages * kTile, kMerge), p, static_cast<int>(stages), scratch.partial, scratch.counters);
 }
 
 }  // namespace imp::cuda

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "attention/attention.h"
+#include "backend/device_facts.h"
 #include "backend/device_memory.h"
 #include "backend/linear_ops.h"
 #include "backend/step_graphs.h"
@@ -31,6 +32,7 @@ class CudaBackend final : public Backend {
     check(cudaGetDeviceProperties(&properties_, device), "cudaGetDeviceProperties");
     check(cudaStreamCreateWithFlags(&launch_.stream, cudaStreamNonBlocking), "cudaStreamCreate");
     launch_.num_sms = properties_.multiProcessorCount;
+    launch_.max_shared_bytes = static_cast<int>(properties_.sharedMemPerBlockOptin);
     launch_.launches = &launches_;
     if (options.settings) {
       const Settings& settings = *options.settings;
@@ -97,7 +99,8 @@ class CudaBackend final : public Backend {
   void copy_kv_block(const KvLayerView& cache, int from, int to) override;
 
   std::vector<Verdict> explain_linear(const LinearQuery& query) const override {
-    return linear_table().explain({query.role, query.format, query.m, query.n, query.k, true, linear_.switches});
+    return linear_table().explain(
+        {query.role, query.format, query.m, query.n, query.k, launch_.max_shared_bytes, linear_.switches});
   }
   std::vector<Verdict> explain_attention(const AttentionQuery& query) const override {
     const bool supported = attention_head_dim_supported(query.head_dim);
@@ -233,25 +236,15 @@ void CudaBackend::copy_kv_block(const KvLayerView& cache, int from, int to) {
 
 }  // namespace
 
-std::string why_no_cuda() {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) return cat("no usable CUDA driver: ", cudaGetErrorString(status));
-  if (count == 0) return "no CUDA device";
-  cudaDeviceProp properties;
-  if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess) return "the CUDA device does not answer";
-  if (properties.major < 8)
-    return cat(properties.name, " is sm_", properties.major, properties.minor, "; imp's kernels need sm_80 or later");
-  return "";
-}
+std::string why_no_cuda() { return why_unusable(device_facts(0)); }
 
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int device) {
-  if (const std::string reason = why_no_cuda(); !reason.empty())
-    fail(ErrorCode::cuda, "cannot use CUDA device ", device, ": ", reason, "; use device \"cpu\"");
-  int count = 0;
-  check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
-  if (device < 0 || device >= count)
-    fail(ErrorCode::invalid_argument, "there is no CUDA device ", device, "; this machine has 0 to ", count - 1);
+  const DeviceFacts facts = device_facts(device);
+  if (const std::string reason = why_unusable(facts); !reason.empty()) {
+    const bool wrong_index = facts.num_devices > 0 && (device < 0 || device >= facts.num_devices);
+    fail(wrong_index ? ErrorCode::invalid_argument : ErrorCode::cuda, "cannot use CUDA device ", device, ": ", reason,
+         "; use device \"cpu\"");
+  }
   return std::make_unique<CudaBackend>(options, device);
 }
 

@@ -33,7 +33,7 @@ struct LinearProblem {
   LinearRole role;
   WeightFormat format;
   int64_t m, n, k;
-  bool same_formats = true;  // of all outputs
+  int64_t max_shared_bytes;  // that a block can have
   LinearSwitches switches;
 };
 

@@ -6,7 +6,7 @@
 namespace imp::cuda {
 namespace {
 
-constexpr int kSharedBytesMax = 96 * 1024;  // that every architecture imp runs on has for a block
+constexpr int64_t kGemvStaticBytes = 1024;  // shared memory that the GEMVs declare themselves
 
 bool is_float(WeightFormat format) {
   return format == WeightFormat::f32 || format == WeightFormat::f16 || format == WeightFormat::bf16;
@@ -22,7 +22,7 @@ GemvArgs to_gemv(const LinearArgs& args) {
   gemv.tokens = static_cast<int>(args.tokens());
   for (const LinearOutput& output : args.outputs)
     gemv.outputs[gemv.num_outputs++] = {packed_view(output.weight), output.bias, static_cast<float*>(output.y.data),
-                                        output.y.row_stride};
+                                        output.y.row_stride, output.weight.scale};
   gemv.accumulate = args.accumulate;
   gemv.gated = args.gated;
   gemv.activation = args.activation;
@@ -33,7 +33,8 @@ const char* reject_gemv_dp4a(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
   if (p.m > kGemvMaxTokens) return "more than 8 tokens";
   if (p.k % 32 != 0) return "k is not a multiple of 32";
-  if (p.m * (p.k + 31) / 32 * 40 > 2 * kSharedBytesMax) return "activations do not fit into shared memory";
+  if (gemv_dp4a_shared_bytes(static_cast<int>(p.k), static_cast<int>(p.m)) + kGemvStaticBytes > p.max_shared_bytes)
+    return "activations do not fit into shared memory";
   if (p.switches.no_mmvq) return "gemm.no_mmvq is set";
   if (p.switches.no_dp4a_gemv) return "gemm.no_dp4a_gemv is set";
   if (p.switches.no_dp4a_lm && p.role == LinearRole::lm_head) return "gemm.no_dp4a_lm is set";
@@ -48,7 +49,8 @@ const char* reject_gemv_rows(const LinearProblem& p) {
   if (!is_float(p.format)) return "weight is a block format";
   if (p.m > kGemvMaxTokens) return "more than 8 tokens";
   if (p.k % 8 != 0) return "k is not a multiple of 8";
-  if (gemv_rows_shared_bytes(p.format, static_cast<int>(p.k), static_cast<int>(p.m)) > 2 * kSharedBytesMax)
+  if (gemv_rows_shared_bytes(p.format, static_cast<int>(p.k), static_cast<int>(p.m)) + kGemvStaticBytes >
+      p.max_shared_bytes)
     return "activations do not fit into shared memory";
   return nullptr;
 }
@@ -108,7 +110,9 @@ constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
 constexpr KernelTable<LinearProblem, LinearLaunch> kLinearTable{"linear", kLinear};
 
 LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, const LinearOutput& output) {
-  return {args.role, output.weight.format, args.tokens(), output.weight.rows, args.x.cols, true, context.switches};
+  return {args.role,          output.weight.format, args.tokens(),
+          output.weight.rows, args.x.cols,          context.launch.max_shared_bytes,
+          context.switches};
 }
 
 bool one_layout(const LinearArgs& args) {

@@ -21,6 +21,11 @@ __device__ __forceinline__ int64_t chunk_offset(int64_t row, int block, int bloc
          (static_cast<int64_t>(chunk) * width + lane) * kChunkBytes;
 }
 
+/// s * q - m in two roundings, as dequantize() does it.
+__device__ __forceinline__ float scaled(float s, int q, float m) {
+  return __fsub_rn(__fmul_rn(s, static_cast<float>(q)), m);
+}
+
 /// What a lane knows of 32 activations: 8 words of int8, their scale, and the sums of each 16.
 struct ActivationBlock {
   int words[8];
@@ -85,8 +90,8 @@ struct CodecQ4K {
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const uint32_t byte = w[i / 4] >> (i % 4 * 8);
-      out[i] = sm.x * static_cast<float>(byte & 15) - sm.y;
-      out[i + 16] = sm.x * static_cast<float>((byte >> 4) & 15) - sm.y;
+      out[i] = scaled(sm.x, byte & 15, sm.y);
+      out[i + 16] = scaled(sm.x, (byte >> 4) & 15, sm.y);
     }
   }
 };
@@ -166,8 +171,8 @@ struct CodecGroups {
     const uint32_t w[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
-      const float q = static_cast<float>(static_cast<int8_t>(w[i / 4] >> (i % 4 * 8)));
-      out[i] = i < 16 ? scales_mins.x * q - scales_mins.y : scales_mins.z * q - scales_mins.w;
+      const int q = static_cast<int8_t>(w[i / 4] >> (i % 4 * 8));
+      out[i] = i < 16 ? scaled(scales_mins.x, q, scales_mins.y) : scaled(scales_mins.z, q, scales_mins.w);
     }
   }
 };

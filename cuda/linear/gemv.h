@@ -13,6 +13,7 @@ struct GemvOutput {
   const float* bias;  // [rows] or null
   float* y;           // [tokens, rows]
   int64_t y_stride;   // elements
+  float scale;        // of the whole weight
 };
 
 /// y_i[t, :] (+)= h[t, :] * W_i^T + bias_i with h = rms_norm(x) or x, at most kGemvMaxTokens tokens; or with `gated`
@@ -34,6 +35,8 @@ struct GemvArgs {
 
 /// All outputs share `layout`. Bytes moved: the packed weights. Oracle: cpp/reference/linear.cpp.
 void gemv_dp4a(PackedLayout layout, const GemvArgs& args, const LaunchContext& context);
+
+int gemv_dp4a_shared_bytes(int cols, int tokens);
 
 /// The same over fp32, f16 or bf16 rows (PackedLayout::kRows), whose length is a multiple of 16 bytes; h stays fp32.
 void gemv_rows(WeightFormat format, const GemvArgs& args, const LaunchContext& context);

@@ -63,9 +63,10 @@ __device__ __forceinline__ float quantize_row(const float* x, const float* norm_
         v.x *= w.x, v.y *= w.y, v.z *= w.z, v.w *= w.w;
       }
     }
-    float amax = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+    // A NaN becomes the scale of its block, and so shows in the results.
+    float amax = max_or_nan(max_or_nan(fabsf(v.x), fabsf(v.y)), max_or_nan(fabsf(v.z), fabsf(v.w)));
 #pragma unroll
-    for (int offset = 4; offset > 0; offset /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
+    for (int offset = 4; offset > 0; offset /= 2) amax = max_or_nan(amax, __shfl_xor_sync(~0u, amax, offset));
     const float scale = amax / 127, inverse = amax > 0 ? 127 / amax : 0;
     const int q0 = __float2int_rn(v.x * inverse), q1 = __float2int_rn(v.y * inverse);
     const int q2 = __float2int_rn(v.z * inverse), q3 = __float2int_rn(v.w * inverse);
@@ -186,8 +187,9 @@ __global__ __launch_bounds__(kGemvThreads, kTokens <= 2 ? 2 : 1) void gemv_dp4a_
         for (int r = 0; r < kRows; r += 2) {
           const int row = at.first + r / 2;
           if (row >= args.outputs[0].weight.rows) break;
-          const float g = acc[r][t] + (args.outputs[0].bias ? args.outputs[0].bias[row] : 0);
-          const float u = acc[r + 1][t] + (args.outputs[1].bias ? args.outputs[1].bias[row] : 0);
+          const float g = acc[r][t] * args.outputs[0].scale + (args.outputs[0].bias ? args.outputs[0].bias[row] : 0);
+          const float u =
+              acc[r + 1][t] * args.outputs[1].scale + (args.outputs[1].bias ? args.outputs[1].bias[row] : 0);
           args.outputs[0].y[t * args.outputs[0].y_stride + row] = activate_device(args.activation, g) * u;
         }
       } else {
@@ -197,7 +199,7 @@ __global__ __launch_bounds__(kGemvThreads, kTokens <= 2 ? 2 : 1) void gemv_dp4a_
           const int row = at.first + r;
           if (row >= out.weight.rows) break;
           float* y = out.y + t * out.y_stride + row;
-          const float value = acc[r][t] + (out.bias ? out.bias[row] : 0);
+          const float value = acc[r][t] * out.scale + (out.bias ? out.bias[row] : 0);
           *y = args.accumulate ? *y + value : value;
         }
       }

@@ -163,8 +163,9 @@ __global__ __launch_bounds__(kThreads, kTokens <= 2 ? 2 : 1) void gemv_rows_kern
         for (int r = 0; r < kRows; r += 2) {
           const int row = at.first + r / 2;
           if (row >= args.outputs[0].weight.rows) break;
-          const float g = acc[r][t] + (args.outputs[0].bias ? args.outputs[0].bias[row] : 0);
-          const float u = acc[r + 1][t] + (args.outputs[1].bias ? args.outputs[1].bias[row] : 0);
+          const float g = acc[r][t] * args.outputs[0].scale + (args.outputs[0].bias ? args.outputs[0].bias[row] : 0);
+          const float u =
+              acc[r + 1][t] * args.outputs[1].scale + (args.outputs[1].bias ? args.outputs[1].bias[row] : 0);
           args.outputs[0].y[t * args.outputs[0].y_stride + row] = activate_device(args.activation, g) * u;
         }
       } else {
@@ -174,7 +175,7 @@ __global__ __launch_bounds__(kThreads, kTokens <= 2 ? 2 : 1) void gemv_rows_kern
           const int row = at.first + r;
           if (row >= out.weight.rows) break;
           float* y = out.y + t * out.y_stride + row;
-          const float value = acc[r][t] + (out.bias ? out.bias[row] : 0);
+          const float value = acc[r][t] * out.scale + (out.bias ? out.bias[row] : 0);
           *y = args.accumulate ? *y + value : value;
         }
       }

@@ -65,10 +65,10 @@ __device__ void unpack(const BlockMXFP4& b, int, Group& group) {
   for (int8_t& q : group.q) q = e2m1_doubled(q);
   set_scale(group, ldexpf(1.0f, static_cast<int>(b.e) - 128), 0);
 }
-/// Unsigned E4M3: 4 bits of exponent with bias 7, 3 of mantissa; 0x7f reads as 0.
+/// Unsigned E4M3: 4 bits of exponent with bias 7, 3 of mantissa; bit 7 is ignored, and 0x7f alone reads as 0.
 __device__ float ue4m3(uint8_t code) {
   const int exponent = (code >> 3) & 15, mantissa = code & 7;
-  if ((code & 0x7f) == 0x7f) return 0;
+  if (code == 0x7f) return 0;
   if (exponent == 0) return ldexpf(static_cast<float>(mantissa), -9);
   return ldexpf(1.0f + static_cast<float>(mantissa) / 8.0f, exponent - 7);
 }

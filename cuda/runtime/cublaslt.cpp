@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "core/error.h"
@@ -14,7 +15,7 @@ using Handle = void*;
 using Desc = void*;
 constexpr int kCompute32F = 68, kReal32F = 0, kReal16BF = 14;
 constexpr int kDescTransA = 3, kOpTranspose = 1;
-constexpr int kPreferWorkspaceBytes = 1, kPreferReductionMask = 3;
+constexpr int kPreferWorkspaceBytes = 1, kPreferReductionMask = 3, kPreferAlignment = 5;  // of A, B, C, D: 5 to 8
 constexpr int kReductionNone = 0;
 struct Algo {
   uint64_t data[8];
@@ -101,8 +102,8 @@ CublasLt::~CublasLt() {
 }
 
 // cuBLAS counts columns first: our row-major y[m, n] is its D[n, m], w[n, k] its A (transposed), a[m, k] its B.
-const CublasLt::Plan& CublasLt::plan_for(int64_t m, int64_t n, int64_t k, int64_t y_stride) {
-  const auto shape = std::make_tuple(m, n, k, y_stride);
+const CublasLt::Plan& CublasLt::plan_for(int64_t m, int64_t n, int64_t k, int64_t y_stride, uint32_t alignment) {
+  const auto shape = std::make_tuple(m, n, k, y_stride, alignment);
   if (const auto known = plans_.find(shape); known != plans_.end()) return *known->second;
   auto plan = std::make_unique<Plan>();
   check_lt(api_->desc_create(&plan->desc, kCompute32F, kReal32F), "cublasLtMatmulDescCreate");
@@ -115,6 +116,9 @@ const CublasLt::Plan& CublasLt::plan_for(int64_t m, int64_t n, int64_t k, int64_
   check_lt(api_->preference_create(&preference), "cublasLtMatmulPreferenceCreate");
   check_lt(api_->preference_set(preference, kPreferWorkspaceBytes, &workspace_bytes_, sizeof workspace_bytes_),
            "cublasLtMatmulPreferenceSetAttribute");
+  for (int operand = 0; operand < 4; ++operand)
+    check_lt(api_->preference_set(preference, kPreferAlignment + operand, &alignment, sizeof alignment),
+             "cublasLtMatmulPreferenceSetAttribute");
   if (deterministic_) {
     const uint32_t mask = kReductionNone;
     check_lt(api_->preference_set(preference, kPreferReductionMask, &mask, sizeof mask),
@@ -134,7 +138,11 @@ const CublasLt::Plan& CublasLt::plan_for(int64_t m, int64_t n, int64_t k, int64_
 
 void CublasLt::gemm_bf16(const void* a, const void* w, float* y, int64_t m, int64_t n, int64_t k, int64_t y_stride,
                          bool accumulate, cudaStream_t stream) {
-  const Plan& plan = plan_for(m, n, k, y_stride);
+  // An algorithm may rely on the alignment that it was promised.
+  const auto addresses =
+      reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(w) | reinterpret_cast<uintptr_t>(y);
+  const auto alignment = static_cast<uint32_t>(std::min<uintptr_t>(256, addresses & (~addresses + 1)));
+  const Plan& plan = plan_for(m, n, k, y_stride, alignment);
   const float alpha = 1, beta = accumulate ? 1 : 0;
   check_lt(api_->matmul(handle_, plan.desc, &alpha, w, plan.a, a, plan.b, &beta, y, plan.d, y, plan.d, &plan.algo,
                         workspace_, workspace_bytes_, stream),

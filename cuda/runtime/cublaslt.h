@@ -28,14 +28,14 @@ class CublasLt {
  private:
   struct Api;
   struct Plan;
-  const Plan& plan_for(int64_t m, int64_t n, int64_t k, int64_t y_stride);
+  const Plan& plan_for(int64_t m, int64_t n, int64_t k, int64_t y_stride, uint32_t alignment);
 
   Api* api_ = nullptr;
   void* handle_ = nullptr;
   void* workspace_ = nullptr;
   size_t workspace_bytes_ = 0;
   bool deterministic_ = false;
-  std::map<std::tuple<int64_t, int64_t, int64_t, int64_t>, Plan*> plans_;
+  std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, uint32_t>, Plan*> plans_;
 };
 
 }  // namespace imp::cuda

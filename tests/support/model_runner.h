@@ -1,5 +1,7 @@
 #pragma once
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -27,11 +29,14 @@ struct RunnerOptions {
   int max_sequences = 1;
   int64_t max_context = 64;  // of each sequence
   DecoderOptions decoder = {};
-  bool profile = false;  // diagnostics.profile
+  bool profile = false;                           // diagnostics.profile
+  std::function<void(Settings&)> configure = {};  // the rest of the configuration
+  std::function<std::unique_ptr<Backend>(const BackendOptions&)> make_backend = make_cpu_backend;
 };
 
-/// A model file on the CPU backend with a small KV cache, and nothing else of an engine: tests and benchmarks of the
-/// forward pass. Blocks lie in the cache in reverse order, so that nobody gets away with taking ids for positions.
+/// A model file on a backend, the CPU's unless told, with a small KV cache, and nothing else of an engine: tests and
+/// benchmarks of the forward pass. Blocks lie in the cache in reverse order, so that nobody gets away with taking ids
+/// for positions.
 class ModelRunner {
  public:
   ModelRunner(const std::string& path, const RunnerOptions& options = {})
@@ -39,17 +44,22 @@ class ModelRunner {
         settings_(settings_for(options)),
         file_(open_model_file(path)),
         spec_(read_model_spec(*file_)),
-        backend_(make_cpu_backend({.settings = &settings_,
-                                   .num_threads = options.num_threads,
-                                   .force_isa = options.force_isa,
-                                   .force_linear = {}})),
+        backend_(options.make_backend({.settings = &settings_,
+                                       .num_threads = options.num_threads,
+                                       .force_isa = options.force_isa,
+                                       .force_linear = {}})),
         weights_(load_weights(match_tensors(*file_, spec_), spec_, *backend_)),
         blocks_per_sequence_((options.max_context + kBlockSize - 1) / kBlockSize) {
     options_.decoder.max_tokens = options.max_tokens;
+    backend_->finish_load({options.max_tokens, options.max_sequences, options.max_tokens});
     decoder_ = std::make_unique<Decoder>(spec_, weights_, *backend_, make_kv(), options_.decoder);
     block_tables_.resize(options.max_sequences * blocks_per_sequence_);
     std::iota(block_tables_.rbegin(), block_tables_.rend(), 0);
     context_len_.resize(options.max_sequences);
+    if (is_host()) return;
+    const int64_t most = options.max_tokens + options.max_sequences * blocks_per_sequence_ + 1;
+    for (void*& input : inputs_) input = backend_->allocate(most * sizeof(int32_t), MemoryTag::other);
+    logits_ = backend_->allocate(options.max_tokens * spec_.vocab_size * sizeof(float), MemoryTag::logits);
   }
 
   enum class Rows { all, last, none };
@@ -74,19 +84,26 @@ class ModelRunner {
       max_context = std::max(max_context, static_cast<int>(length));
     }
     const ForwardBatch batch = {.num_tokens = static_cast<int64_t>(ids.size()),
-                                .token_ids = ids.data(),
+                                .token_ids = input(0, ids),
                                 .sequences = {.num_sequences = static_cast<int>(chunks.size()),
-                                              .query_start = query_start.data(),
-                                              .context_len = context_len.data(),
-                                              .block_tables = tables.data(),
+                                              .query_start = input(1, query_start),
+                                              .context_len = input(2, context_len),
+                                              .block_tables = input(3, tables),
                                               .block_table_stride = static_cast<int>(blocks_per_sequence_),
-                                              .positions = positions.data(),
+                                              .positions = input(4, positions),
                                               .max_query_len = max_query,
-                                              .max_context_len = max_context},
-                                .logit_rows = rows.data(),
+                                              .max_context_len = backend_->planned_context(max_context)},
+                                .logit_rows = input(5, rows),
                                 .num_logit_rows = static_cast<int64_t>(rows.size())};
     std::vector<float> logits(rows.size() * spec_.vocab_size);
-    decoder_->forward(batch, f32_view(logits.data(), static_cast<int64_t>(rows.size()), spec_.vocab_size));
+    float* out = is_host() ? logits.data() : static_cast<float*>(logits_);
+    const StepShape shape = {.num_tokens = batch.num_tokens,
+                             .num_logit_rows = batch.num_logit_rows,
+                             .num_sequences = batch.sequences.num_sequences,
+                             .max_query_len = max_query,
+                             .max_context_len = batch.sequences.max_context_len};
+    backend_->run_step(shape, [&] { decoder_->forward(batch, f32_view(out, batch.num_logit_rows, spec_.vocab_size)); });
+    if (!is_host()) backend_->download(logits.data(), out, logits.size() * sizeof(float));
     return logits;
   }
 
@@ -99,9 +116,18 @@ class ModelRunner {
  private:
   static constexpr int kBlockSize = 16;
 
+  bool is_host() const { return backend_->name() == "cpu"; }
+  /// Where the backend finds `values`: always the same place for a slot, as replayed steps need it.
+  const int32_t* input(size_t slot, const std::vector<int32_t>& values) {
+    if (is_host()) return values.data();
+    backend_->upload(inputs_[slot], values.data(), values.size() * sizeof(int32_t));
+    return static_cast<const int32_t*>(inputs_[slot]);
+  }
+
   static Settings settings_for(const RunnerOptions& options) {
     Settings settings;
     settings.diagnostics.profile = options.profile;
+    if (options.configure) options.configure(settings);
     return settings;
   }
 
@@ -131,6 +157,8 @@ class ModelRunner {
   std::unique_ptr<Decoder> decoder_;
   std::vector<int32_t> block_tables_;  // [max_sequences, blocks_per_sequence]
   std::vector<int32_t> context_len_;   // [max_sequences]
+  std::array<void*, 6> inputs_ = {};   // a backend that is not the host: where its arrays are
+  void* logits_ = nullptr;
 };
 
 }  // namespace imp::test

@@ -13,69 +13,15 @@
 #include "reference/reference.h"
 #include "support/compare.h"
 #include "support/random.h"
+#include "support/weight_matrix.h"
 
 using namespace imp;
 using namespace imp::cpu;
 using imp::test::Random;
 using imp::test::same_bits;
+using imp::test::WeightMatrix;
 
 namespace {
-
-/// Where a block keeps its f16 scales; random bytes there would make infinities.
-std::vector<int> f16_fields(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::q4_1:
-    case WeightFormat::q5_1:
-    case WeightFormat::q4_k:
-    case WeightFormat::q5_k: return {0, 2};
-    case WeightFormat::q2_k: return {80, 82};
-    case WeightFormat::q3_k: return {108};
-    case WeightFormat::q6_k: return {208};
-    case WeightFormat::mxfp4:
-    case WeightFormat::nvfp4: return {};
-    default: return {0};
-  }
-}
-
-/// A weight matrix with random codes and scales of the usual size.
-struct Matrix {
-  std::vector<std::byte> bytes;
-  std::vector<float> values;  // dequantized
-  WeightView view;
-
-  Matrix(WeightFormat format, int64_t rows, int64_t cols, Random& random, float scale = 1) {
-    bytes.resize(rows * row_bytes(format, cols));
-    fill(format, rows * cols, random);
-    values.resize(rows * cols);
-    dequantize(format, bytes.data(), values.data(), rows * cols);
-    view = {.data = bytes.data(), .format = format, .rows = rows, .cols = cols, .scale = scale};
-  }
-
- private:
-  void fill(WeightFormat format, int64_t count, Random& random) {
-    if (format == WeightFormat::f32 || format == WeightFormat::f16 || format == WeightFormat::bf16) {
-      for (int64_t i = 0; i < count; ++i) {
-        const float value = 0.05f * random.normal();
-        const uint16_t half = format == WeightFormat::f16 ? f32_to_f16(value) : f32_to_bf16(value);
-        if (format == WeightFormat::f32)
-          std::memcpy(&bytes[i * 4], &value, 4);
-        else
-          std::memcpy(&bytes[i * 2], &half, 2);
-      }
-      return;
-    }
-    const int64_t block_bytes = info(format).block_bytes;
-    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.bits());
-    for (int64_t block = 0; block < static_cast<int64_t>(bytes.size()) / block_bytes; ++block) {
-      std::byte* at = &bytes[block * block_bytes];
-      for (int field : f16_fields(format)) {
-        const uint16_t half = f32_to_f16(0.002f * random.normal());
-        std::memcpy(at + field, &half, 2);
-      }
-      if (format == WeightFormat::mxfp4) at[0] = static_cast<std::byte>(random.integer(118, 126));
-    }
-  }
-};
 
 /// Everything a call needs but the arguments. Scratch is filled with NaN before each.
 struct Bench {
@@ -118,7 +64,7 @@ struct Expected {
   std::vector<double> magnitude;  // sum |w| |x|: what rounding errors are relative to
 };
 
-Expected product(const std::vector<float>& x, const Matrix& w, int64_t m) {
+Expected product(const std::vector<float>& x, const WeightMatrix& w, int64_t m) {
   const int64_t n = w.view.rows, k = w.view.cols;
   Expected expected{std::vector<double>(m * n), std::vector<double>(m * n)};
   for (int64_t t = 0; t < m; ++t) {
@@ -165,13 +111,13 @@ constexpr double kRoundingTolerance = 1e-5;
 /// Weights that fp32 rounding moves over the middle between two f16 end half a step of 2^-10 apart.
 constexpr double kF16Tolerance = 0x1p-11 + kRoundingTolerance;
 
-Matrix rounded_to_f16(const Matrix& w) {
-  Matrix rounded = w;
+WeightMatrix rounded_to_f16(const WeightMatrix& w) {
+  WeightMatrix rounded = w;
   for (float& value : rounded.values) value = f16_to_f32(f32_to_f16(value));
   return rounded;
 }
 
-void check_candidate(Bench& bench, const LinearTable::Entry& entry, const std::vector<float>& x, const Matrix& w,
+void check_candidate(Bench& bench, const LinearTable::Entry& entry, const std::vector<float>& x, const WeightMatrix& w,
                      const Expected& exact, const Expected& quantized, std::set<std::string_view>& ran) {
   const bool head = entry.launch.family == LinearFamily::dequant_lm_head;
   const Expected rounded = head ? product(x, rounded_to_f16(w), 33) : Expected{};
@@ -218,7 +164,7 @@ TEST_CASE("every candidate of every format computes the product") {
       widths.insert((k + format.block_elements - 1) / format.block_elements * format.block_elements);
     if (format.block_elements == 1) widths.insert({1, 7, 33, 259});
     for (int64_t k : widths) {
-      const Matrix w(format.format, 100, k, random);
+      const WeightMatrix w(format.format, 100, k, random);
       const std::vector<float> x = random.outlier_heavy(33, k);
       const Expected exact = product(x, w, 33);
       const Expected quantized = k % 32 ? exact : product(through_int8(x), w, 33);
@@ -239,7 +185,7 @@ struct FullCall {
   int64_t m, k;
   std::vector<float> x, norm;
   std::vector<int32_t> rows;
-  std::vector<Matrix> weights;
+  std::vector<WeightMatrix> weights;
   std::vector<std::vector<float>> bias, y, expected;
   std::vector<double> allowed_int;  // of each output: what rounding activations to int8 can change at most
   std::vector<LinearOutput> outputs;
@@ -358,7 +304,7 @@ TEST_CASE("tokens of a batch do not touch each other; more tokens than a block o
   Random random(5);
   const int64_t m = 1100, k = 64, n = 40;
   Bench bench(2, m, k);
-  const Matrix w(WeightFormat::q4_0, n, k, random);
+  const WeightMatrix w(WeightFormat::q4_0, n, k, random);
   std::vector<float> x = random.normals(m * k), y(m * n), part(8 * n);
   const LinearOutput output = {w.view, nullptr, f32_view(y.data(), m, n)};
   bench.run({.x = f32_view(x.data(), m, k), .outputs = {&output, 1}});
@@ -374,7 +320,7 @@ TEST_CASE("two to four tokens together are each what they are alone, bit by bit"
   Bench bench;
   const int64_t k = 768, n = 40;
   for (WeightFormat format : {WeightFormat::q4_1, WeightFormat::q8_0, WeightFormat::q3_k, WeightFormat::nvfp4}) {
-    const Matrix w(format, n, k, random);
+    const WeightMatrix w(format, n, k, random);
     std::vector<float> x = random.outlier_heavy(4, k), alone(4 * n);
     const auto run = [&](int64_t first, int64_t m, float* to) {
       const LinearOutput output = {w.view, nullptr, f32_view(to, m, n)};
@@ -394,7 +340,7 @@ TEST_CASE("a NaN or infinity in one token's activations shows in all its results
   Bench bench;
   const int64_t k = 288, n = 20;
   for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q5_1, WeightFormat::f16}) {
-    const Matrix w(format, n, k, random);
+    const WeightMatrix w(format, n, k, random);
     for (float bad : {NAN, INFINITY, -INFINITY}) {
       for (int64_t m : {1, 3, 9}) {
         std::vector<float> x = random.normals(m * k), y(m * n);
@@ -412,7 +358,7 @@ TEST_CASE("quiet blocks are passed over, counted, and a threshold of 0 changes n
   Random random(7);
   Bench bench;
   const int64_t k = 1536, n = 50;
-  const Matrix w(WeightFormat::q8_0, n, k, random);
+  const WeightMatrix w(WeightFormat::q8_0, n, k, random);
   std::vector<float> x = random.normals(k);
   for (int64_t i = 320; i < 640; ++i) x[i] *= 1e-4f;
   std::vector<float> plain(n), y(n), expected(n);
@@ -484,7 +430,7 @@ TEST_CASE("the choice of a kernel follows size, instruction set and switches") {
 TEST_CASE("too little scratch is refused before anything is written") {
   Random random(8);
   Bench bench(2, 1, 64);
-  const Matrix w(WeightFormat::q4_0, 8, 1024, random);
+  const WeightMatrix w(WeightFormat::q4_0, 8, 1024, random);
   std::vector<float> x = random.normals(8 * 1024), y(64, -1.0f);
   const LinearOutput output = {w.view, nullptr, f32_view(y.data(), 8, 8)};
   CHECK_THROWS_AS(bench.run({.x = f32_view(x.data(), 8, 1024), .outputs = {&output, 1}}), Error);

@@ -1,0 +1,14 @@
+#include "attention/attention_decode.cuh"
+#include "attention/attention_prefill.cuh"
+
+namespace imp::cuda {
+
+void attention_prefill_hd16(const AttentionArgs& args, const LaunchContext& context) {
+  launch_attention_prefill<16, 16>(args, context);
+}
+void attention_decode_hd16(const AttentionArgs& args, int num_splits, const AttentionScratch& scratch,
+                           const LaunchContext& context) {
+  launch_attention_decode<16>(args, num_splits, scratch, context);
+}
+
+}  // namespace imp::cuda

@@ -1,0 +1,250 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "attention/attention.h"
+#include "reference/reference.h"
+#include "support/compare.h"
+#include "support/cuda_device.h"
+#include "support/paged_batch.h"
+
+using namespace imp;
+using namespace imp::cuda;
+using namespace imp::test;
+
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+// Weights are rounded to f16 before they meet the values: each errs by up to 2^-11, independently, so a row of the
+// output errs by about 2^-11 / sqrt(3) of its length. One key more or less of 600 changes it by some 4 %.
+constexpr double kTolerance = 1e-3;
+
+struct Shape {
+  int group, num_kv_heads, head_dim;
+  int window = 0;
+  float softcap = 0;
+  float q_sigma = 1, k_sigma = 1;
+};
+
+/// A batch on host and device.
+class Problem {
+ public:
+  using Sequences = std::vector<PagedBatch::Sequence>;
+  Problem(const Shape& shape, Sequences sequences, Random& random)
+      : shape_(shape), paged_(std::move(sequences), shape.num_kv_heads, shape.head_dim, random) {
+    paged_.fill(random, shape.k_sigma, 2.0f);
+    width_ = int64_t{shape.group} * shape.num_kv_heads * shape.head_dim;
+    q_ = random.normals(paged_.tokens() * width_, shape.q_sigma);
+  }
+
+  /// The oracle sees the queries as the tensor cores do: scaled, then rounded to f16.
+  std::vector<float> expected() {
+    std::vector<float> q = q_, out(q_.size(), kNan);
+    for (float& x : q) x = f16_to_f32(f32_to_f16(x * scale()));
+    AttentionArgs args = common();
+    args.scale = 1;
+    args.q = f32_view(q.data(), paged_.tokens(), width_);
+    args.out = f32_view(out.data(), paged_.tokens(), width_);
+    args.cache = paged_.cache();
+    args.batch = paged_.batch();
+    reference::attention(args);
+    return out;
+  }
+
+  template <class Op>
+  std::vector<float> on_device(const Op& op) {
+    const SequenceBatch host = paged_.batch();
+    const auto sequences = static_cast<size_t>(host.num_sequences);
+    const DeviceArray<float> q(q_), out(std::vector<float>(q_.size(), kNan));
+    const DeviceArray<uint16_t> k(paged_.k()), v(paged_.v());
+    const DeviceArray<int32_t> starts({host.query_start, host.query_start + sequences + 1});
+    const DeviceArray<int32_t> lengths({host.context_len, host.context_len + sequences});
+    const DeviceArray<int32_t> tables(
+        {host.block_tables, host.block_tables + sequences * static_cast<size_t>(host.block_table_stride)});
+    const DeviceArray<int32_t> positions({host.positions, host.positions + paged_.tokens()});
+    AttentionArgs args = common();
+    args.scale = scale();
+    args.q = f32_view(q.data(), paged_.tokens(), width_);
+    args.out = f32_view(out.data(), paged_.tokens(), width_);
+    args.cache = {k.data(), v.data(), DType::f16, shape_.num_kv_heads, shape_.head_dim, PagedBatch::kBlockSize};
+    args.batch = host;
+    args.batch.query_start = starts.data(), args.batch.context_len = lengths.data();
+    args.batch.block_tables = tables.data(), args.batch.positions = positions.data();
+    op(args);
+    return out.download();
+  }
+
+  /// "" or the row (token, head) that is furthest from `expected`, in lengths of the row.
+  std::string worst(const std::vector<float>& expected, const std::vector<float>& found) const {
+    double most = kTolerance;
+    std::string text;
+    const int hd = shape_.head_dim;
+    for (size_t row = 0; row < expected.size() / static_cast<size_t>(hd); ++row) {
+      double error = 0, norm = 0;
+      for (size_t i = row * static_cast<size_t>(hd); i < (row + 1) * static_cast<size_t>(hd); ++i) {
+        error += std::pow(double{found[i]} - expected[i], 2);
+        norm += std::pow(double{expected[i]}, 2);
+      }
+      const double distance = std::sqrt(error / norm);
+      if (distance <= most) continue;
+      most = std::isnan(distance) ? INFINITY : distance;
+      const auto heads = static_cast<size_t>(width_ / hd);
+      text = cat("token ", row / heads, " head ", row % heads, ": off by ", distance, " of its length");
+    }
+    return text;
+  }
+
+  int num_sequences() const { return paged_.batch().num_sequences; }
+  const Shape& shape() const { return shape_; }
+
+ private:
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)); }
+  AttentionArgs common() const {
+    AttentionArgs args = {};
+    args.num_heads = shape_.group * shape_.num_kv_heads;
+    args.softcap = shape_.softcap;
+    args.sliding_window = shape_.window;
+    return args;
+  }
+
+  Shape shape_;
+  PagedBatch paged_;
+  int64_t width_ = 0;
+  std::vector<float> q_;
+};
+
+struct Device : TestDevice {
+  static constexpr int kCounters = 256;
+  DeviceArray<float> partial{std::vector<float>(int64_t{6} << 20, kNan)};
+  DeviceArray<int32_t> counters{std::vector<int32_t>(kCounters, 0)};
+
+  std::vector<float> decode(Problem& problem, int splits, int shared_bytes = 0) {
+    REQUIRE(decode_partial_floats(problem.num_sequences(), problem.shape().num_kv_heads, splits,
+                                  problem.shape().head_dim) <= 6 << 20);
+    LaunchContext with = context(true);
+    if (shared_bytes > 0) with.max_shared_bytes = shared_bytes;
+    return problem.on_device([&](const AttentionArgs& args) {
+      attention_decode(args, splits, {partial.data(), 6 << 20, counters.data(), kCounters}, with);
+    });
+  }
+  std::vector<float> prefill(Problem& problem) {
+    return problem.on_device([&](const AttentionArgs& args) { attention_prefill(args, context(true)); });
+  }
+  /// Every counter is zero again, or the next launch goes wrong.
+  bool counters_are_zero() const { return counters.download() == std::vector<int32_t>(kCounters, 0); }
+};
+
+constexpr int kHeadDims[] = {16, 32, 64, 80, 96, 128, 256};
+
+}  // namespace
+
+TEST_CASE("decode: every head width and group, one to many splits, ragged contexts") {
+  Random random(1);
+  Device device;
+  for (int head_dim : kHeadDims) {
+    for (int group : {1, 3, 4, 8}) {
+      Problem problem({group, 2, head_dim, 0, 0, 1, 2}, {{1, 1}, {1, 600}, {1, 63}, {1, 64}, {1, 65}, {1, 257}},
+                      random);
+      const std::vector<float> expected = problem.expected();
+      for (int splits : {1, 2, 3, 7, 64}) {
+        CAPTURE(head_dim);
+        CAPTURE(group);
+        CAPTURE(splits);
+        CHECK(problem.worst(expected, device.decode(problem, splits)) == "");
+      }
+    }
+  }
+  CHECK(device.counters_are_zero());
+}
+
+TEST_CASE("decode: several tokens a sequence, as speculation and short prompts have them") {
+  Random random(2);
+  Device device;
+  for (int head_dim : {64, 128}) {
+    for (const auto& [group, tokens] : {std::pair{1, 16}, {4, 4}, {3, 5}, {8, 2}, {16, 1}}) {
+      Problem problem({group, 2, head_dim, 0, 0, 1, 2}, {{tokens, tokens}, {tokens, 300}, {1, 129}}, random);
+      const std::vector<float> expected = problem.expected();
+      for (int splits : {1, 5}) {
+        CAPTURE(head_dim);
+        CAPTURE(group);
+        CHECK(problem.worst(expected, device.decode(problem, splits)) == "");
+      }
+      CHECK(problem.worst(expected, device.prefill(problem)) == "");
+    }
+  }
+}
+
+TEST_CASE("decode: windows, softcap, long contexts, sharp scores") {
+  Random random(3);
+  Device device;
+  for (const Shape& shape :
+       {Shape{4, 1, 256, 512}, Shape{4, 1, 256, 17}, Shape{2, 2, 128, 1}, Shape{8, 1, 64, 0, 30.0f, 3, 3},
+        Shape{4, 2, 128, 100, 5.0f, 2, 2}, Shape{1, 2, 80, 0, 0, 6, 6}}) {
+    Problem problem(shape, {{1, 5000}, {1, 40}, {1, 513}}, random);
+    const std::vector<float> expected = problem.expected();
+    for (int splits : {1, 9, 64}) {
+      CAPTURE(shape.head_dim);
+      CAPTURE(shape.window);
+      CAPTURE(splits);
+      CHECK(problem.worst(expected, device.decode(problem, splits)) == "");
+    }
+  }
+}
+
+TEST_CASE("decode: any number of tiles in shared memory gives the same bits") {
+  Random random(4);
+  Device device;
+  for (int head_dim : kHeadDims) {
+    Problem problem({4, 2, head_dim}, {{1, 700}, {1, 3}, {1, 130}}, random);
+    const std::vector<float> most = device.decode(problem, 3);
+    const int tile_bytes = 2 * 64 * (head_dim + 8) * 2;
+    for (int tiles : {1, 2}) {
+      CAPTURE(head_dim);
+      CAPTURE(tiles);
+      CHECK(same_bits(device.decode(problem, 3, std::max(tiles * tile_bytes + 1024, 4 * 16 * head_dim * 4)), most));
+    }
+  }
+}
+
+TEST_CASE("decode repeats bit for bit") {
+  Random random(5);
+  Device device;
+  Problem problem({4, 8, 128}, {{1, 3000}, {1, 2000}, {1, 17}, {1, 1024}}, random);
+  const std::vector<float> first = device.decode(problem, 16);
+  for (int i = 0; i < 20; ++i) CHECK(same_bits(device.decode(problem, 16), first));
+}
+
+TEST_CASE("prefill: every head width and group, whole prompts and chunks after a context") {
+  Random random(6);
+  Device device;
+  for (int head_dim : kHeadDims) {
+    for (int group : {1, 3, 4, 8}) {
+      Problem problem({group, 2, head_dim, 0, 0, 1, 2}, {{1, 1}, {17, 17}, {90, 90}, {33, 210}, {1, 77}, {64, 128}},
+                      random);
+      CAPTURE(head_dim);
+      CAPTURE(group);
+      CHECK(problem.worst(problem.expected(), device.prefill(problem)) == "");
+    }
+  }
+}
+
+TEST_CASE("prefill: windows, softcap, a long prompt, sharp scores") {
+  Random random(7);
+  Device device;
+  for (const Shape& shape :
+       {Shape{2, 1, 256, 100}, Shape{4, 1, 64, 33}, Shape{4, 1, 128, 1}, Shape{1, 2, 96, 0, 30.0f, 3, 3},
+        Shape{2, 1, 128, 64, 5.0f, 2, 2}, Shape{1, 1, 64, 0, 0, 6, 6}}) {
+    Problem problem(shape, {{150, 150}, {20, 600}, {3, 5000}}, random);
+    CAPTURE(shape.head_dim);
+    CAPTURE(shape.window);
+    CHECK(problem.worst(problem.expected(), device.prefill(problem)) == "");
+  }
+}
+
+TEST_CASE("prefill: 600 tokens at once") {
+  Random random(8);
+  Device device;
+  Problem problem({2, 1, 128, 0, 0, 1, 2}, {{600, 600}}, random);
+  CHECK(problem.worst(problem.expected(), device.prefill(problem)) == "");
+}

@@ -1,0 +1,124 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "norm/elementwise.h"
+#include "reference/reference.h"
+#include "support/compare.h"
+#include "support/cuda_device.h"
+
+using namespace imp;
+using namespace imp::test;
+
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr Tolerance kFp32 = {1e-7, 4e-6};
+
+}  // namespace
+
+TEST_CASE("rms_norm: into another row, in place, and added to the residual") {
+  Random random(1);
+  TestDevice device;
+  for (int64_t rows : {1, 3, 70}) {
+    for (int64_t cols : {1, 31, 256, 1000, 5120}) {
+      for (int mode = 0; mode < 3; ++mode) {
+        const int64_t stride = cols + 3;
+        std::vector<float> x = random.outlier_heavy(rows, stride), weight = random.normals(cols),
+                           y = random.normals(rows * stride);
+        const DeviceArray<float> dx(x), dweight(weight), dy(y);
+        const auto args = [&](float* in, const float* w, float* out) {
+          const TensorView in_view = {in, DType::f32, rows, cols, stride},
+                           out_view = {out, DType::f32, rows, cols, stride};
+          if (mode == 2) return RmsNormArgs{in_view, w, 1e-6f, {}, out_view};
+          return RmsNormArgs{in_view, w, 1e-6f, mode == 1 ? in_view : out_view, {}};
+        };
+        cuda::rms_norm(args(dx.data(), dweight.data(), dy.data()), device.context(true));
+        reference::rms_norm(args(x.data(), weight.data(), y.data()));
+        CAPTURE(rows);
+        CAPTURE(cols);
+        CAPTURE(mode);
+        CHECK(difference(x, dx.download(), kFp32) == "");
+        CHECK(difference(y, dy.download(), {2e-6, 4e-6}) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("softcap") {
+  Random random(2);
+  TestDevice device;
+  const int64_t rows = 5, cols = 1001, stride = 1003;
+  std::vector<float> x = random.outlier_heavy(rows, stride, 3);
+  x[7] = INFINITY, x[8] = -INFINITY, x[9] = kNan;
+  const DeviceArray<float> dx(x);
+  cuda::softcap({{dx.data(), DType::f32, rows, cols, stride}, 30.0f}, device.context(true));
+  reference::softcap({{x.data(), DType::f32, rows, cols, stride}, 30.0f});
+  CHECK(difference(x, dx.download(), kFp32) == "");
+}
+
+TEST_CASE("to_bf16 rounds rows to the nearest, normed or not") {
+  Random random(3);
+  TestDevice device;
+  const int64_t cols = 600;
+  const std::vector<float> x = random.outlier_heavy(7, cols), norm = random.normals(cols);
+  const std::vector<int32_t> rows = {6, 0, 0, 3, 2};
+  const DeviceArray<float> dx(x), dnorm(norm);
+  const DeviceArray<int32_t> drows(rows);
+  for (bool normed : {false, true}) {
+    const DeviceArray<uint16_t> out(std::vector<uint16_t>(rows.size() * cols, 0x7fc0));
+    cuda::to_bf16({dx.data(), cols, drows.data(), normed ? dnorm.data() : nullptr, 1e-5f, static_cast<int>(rows.size()),
+                   static_cast<int>(cols), out.data()},
+                  device.context(true));
+    const std::vector<uint16_t> found = out.download();
+    int64_t wrong = 0;
+    for (size_t t = 0; t < rows.size(); ++t) {
+      double sum_sq = 0;
+      for (int64_t c = 0; c < cols; ++c) sum_sq += std::pow(double{x[rows[t] * cols + c]}, 2);
+      const double scale = 1 / std::sqrt(sum_sq / cols + 1e-5f);
+      for (int64_t c = 0; c < cols; ++c) {
+        const double exact = normed ? x[rows[t] * cols + c] * scale * norm[c] : double{x[rows[t] * cols + c]};
+        const float got = bf16_to_f32(found[t * cols + c]);
+        // Half a step of bf16; behind a norm, what fp32 adds.
+        wrong += !(std::fabs(got - exact) <= std::fabs(exact) * (0x1p-8 + (normed ? 1e-6 : 0)));
+      }
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("gated activation with biases, and bias alone") {
+  Random random(4);
+  TestDevice device;
+  const int64_t tokens = 9, cols = 777, stride = 800;
+  const std::vector<float> gate = random.outlier_heavy(tokens, cols), up = random.outlier_heavy(tokens, cols);
+  const std::vector<float> gate_bias = random.normals(cols), up_bias = random.normals(cols);
+  const DeviceArray<float> dgate(gate), dup(up), dgate_bias(gate_bias), dup_bias(up_bias);
+  for (Activation activation : {Activation::silu, Activation::gelu_tanh}) {
+    for (bool biased : {false, true}) {
+      const DeviceArray<float> y(std::vector<float>(tokens * stride, kNan));
+      cuda::gated_activation({dgate.data(), dup.data(), biased ? dgate_bias.data() : nullptr,
+                              biased ? dup_bias.data() : nullptr, y.data(), stride, tokens, cols, activation},
+                             device.context(true));
+      std::vector<float> expected(tokens * stride, kNan);
+      for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t c = 0; c < cols; ++c) {
+          const double g = double{gate[t * cols + c]} + (biased ? gate_bias[c] : 0);
+          const double u = double{up[t * cols + c]} + (biased ? up_bias[c] : 0);
+          expected[t * stride + c] = static_cast<float>(reference::activate(activation, g) * u);
+        }
+      }
+      CAPTURE(biased);
+      // Where the gate is far below zero its activation is a difference of near equals: bounded in size, not
+      // relatively.
+      CHECK(difference(expected, y.download(), {3e-4, 2e-5}) == "");
+    }
+  }
+  std::vector<float> y = random.normals(tokens * stride);
+  const DeviceArray<float> dy(y);
+  cuda::add_bias(dy.data(), stride, dgate_bias.data(), tokens, cols, device.context(true));
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t c = 0; c < cols; ++c) y[t * stride + c] += gate_bias[c];
+  CHECK(same_bits(y, dy.download()));
+}

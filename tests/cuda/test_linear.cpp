@@ -1,0 +1,434 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <set>
+
+#include "backend/linear_ops.h"
+#include "linear/gemv.h"
+#include "reference/reference.h"
+#include "support/compare.h"
+#include "support/cuda_device.h"
+
+using namespace imp;
+using namespace imp::cuda;
+using namespace imp::test;
+
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+/// How a candidate sees its operands; the sums are fp32 everywhere.
+enum class Arithmetic { exact, int8, bf16 };
+
+Arithmetic arithmetic_of(std::string_view candidate) {
+  if (candidate == "gemv_dp4a") return Arithmetic::int8;
+  return candidate == "dequant_gemm_bf16" ? Arithmetic::bf16 : Arithmetic::exact;
+}
+
+/// fp32 sums of k products err by less than 1e-5 of sum |w h|; formats with a minimum subtract two larger sums.
+constexpr double kSums = 2e-5;
+/// A norm computed in another order may move a value over the middle between two bf16 numbers: a step of 2^-7, but only
+/// for a few of the k.
+constexpr double kBf16Flip = 0x1p-8;
+
+struct Operand {
+  WeightMatrix host;
+  PackedMatrix device;
+  std::vector<float> bias;
+  Operand(WeightFormat format, int64_t n, int64_t k, Random& random, const LaunchContext& context, float scale = 1)
+      : host(format, n, k, random, scale), device(host, context), bias(random.normals(n, 0.1f)) {}
+};
+
+/// Device memory that linears work in, full of NaN.
+struct Workspace {
+  static constexpr int64_t kTokens = 40, kCols = 12288, kIntermediate = 2048;
+  TestDevice device;
+  CublasLt cublaslt;
+  DeviceArray<uint16_t> x_bf16{std::vector<uint16_t>(kTokens * kCols, 0x7fc0)};
+  DeviceArray<uint16_t> weight_bf16;
+  DeviceArray<float> gate{std::vector<float>(kTokens * kIntermediate, kNan)};
+  DeviceArray<float> up{std::vector<float>(kTokens * kIntermediate, kNan)};
+  DeviceMemory library{size_t{32} << 20};
+  int64_t weight_elements;
+
+  explicit Workspace(int64_t elements = 4 << 20)
+      : weight_bf16(std::vector<uint16_t>(elements, 0x7fc0)), weight_elements(elements) {
+    cublaslt.open(library.data(), library.bytes(), false);
+  }
+  LinearContext context(bool pdl = false) {
+    return {device.context(pdl), {},          &cublaslt, x_bf16.data(), weight_bf16.data(),
+            weight_elements,     gate.data(), up.data()};
+  }
+};
+
+struct Options {
+  bool norm = false, rows = false, bias = false, accumulate = false, gated = false, pdl = false;
+  Activation activation = Activation::silu;
+};
+
+/// One linear on the device and what it should give.
+class Call {
+ public:
+  Call(int64_t m, std::vector<const Operand*> weights, const Options& options, Random& random)
+      : m_(m), k_(weights[0]->host.view.cols), options_(options), weights_(std::move(weights)) {
+    const int64_t x_rows = m + 3;
+    x_stride_ = k_ + 4;
+    x_ = random.outlier_heavy(x_rows, x_stride_);
+    norm_ = random.normals(k_);
+    for (int64_t t = 0; t < m; ++t) rows_.push_back(static_cast<int32_t>(options.rows ? (t * 7 + 2) % x_rows : t));
+    for (const Operand* w : weights_) {
+      // Rows of y lie 5 apart from each other: a kernel that takes n for the stride is wrong.
+      const int64_t stride = w->host.view.rows + 5;
+      y_before_.push_back(options.accumulate ? random.normals(m * stride) : std::vector<float>(m * stride, kNan));
+    }
+  }
+
+  void run(Workspace& workspace, std::string_view forced, std::vector<std::vector<float>>& y) {
+    const DeviceArray<float> x(x_), norm(norm_);
+    const DeviceArray<int32_t> rows(rows_);
+    std::vector<std::unique_ptr<DeviceArray<float>>> bias, out;
+    std::vector<LinearOutput> outputs;
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      const int64_t n = weights_[i]->host.view.rows;
+      bias.push_back(std::make_unique<DeviceArray<float>>(weights_[i]->bias));
+      out.push_back(std::make_unique<DeviceArray<float>>(y_before_[i]));
+      outputs.push_back({weights_[i]->device.view(),
+                         options_.bias ? bias.back()->data() : nullptr,
+                         {out.back()->data(), DType::f32, m_, n, n + 5}});
+    }
+    LinearArgs args = {.x = {x.data(), DType::f32, options_.rows ? m_ + 3 : m_, k_, x_stride_}, .outputs = outputs};
+    if (options_.rows) args.row_indices = rows.data(), args.num_rows = m_;
+    if (options_.norm) args.norm_weight = norm.data(), args.norm_epsilon = 1e-5f;
+    args.accumulate = options_.accumulate;
+    args.gated = options_.gated;
+    args.activation = options_.activation;
+    run_linear(workspace.context(options_.pdl), args, forced);
+    y.clear();
+    for (const auto& array : out) y.push_back(array->download());
+  }
+
+  /// "" or the first element of the worst output that is further from the host's result than this arithmetic explains.
+  std::string check(const std::vector<std::vector<float>>& y, std::vector<Arithmetic> arithmetic) const {
+    std::vector<Products> products;
+    for (size_t i = 0; i < weights_.size(); ++i) products.push_back(compute(*weights_[i], arithmetic[i]));
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      const int64_t n = weights_[i]->host.view.rows;
+      for (int64_t t = 0; t < m_; ++t) {
+        for (int64_t r = 0; r < n + 5; ++r) {
+          const float found = y[i][t * (n + 5) + r], before = y_before_[i][t * (n + 5) + r];
+          if (r >= n || (options_.gated && i == 1)) {
+            if (std::memcmp(&found, &before, 4) != 0)
+              return cat("output ", i, " token ", t, " row ", r, " is not of this linear");
+            continue;
+          }
+          Element e = products[i].at(t * n + r);
+          if (options_.gated) e = gate(e, products[1].at(t * n + r));
+          if (options_.accumulate) e.value += before, e.allowed += std::fabs(before) * 1e-6;
+          if (!(std::fabs(found - e.value) <= e.allowed + 1e-7 * std::fabs(e.value)))
+            return cat("output ", i, " token ", t, " row ", r, ": expected ", e.value, ", found ", found, ", allowed ",
+                       e.allowed);
+        }
+      }
+    }
+    return "";
+  }
+
+  /// |y - reference| / |reference| of output i, Euclidean: what the arithmetic costs against exact operands.
+  double distance_to_reference(const std::vector<std::vector<float>>& y) const {
+    std::vector<std::vector<float>> expected = y_before_;
+    std::vector<LinearOutput> outputs;
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      const int64_t n = weights_[i]->host.view.rows;
+      outputs.push_back({weights_[i]->host.view,
+                         options_.bias ? weights_[i]->bias.data() : nullptr,
+                         {expected[i].data(), DType::f32, m_, n, n + 5}});
+    }
+    LinearArgs args = {.x = {const_cast<float*>(x_.data()), DType::f32, m_ + 3, k_, x_stride_},
+                       .row_indices = rows_.data(),
+                       .num_rows = m_,
+                       .norm_weight = options_.norm ? norm_.data() : nullptr,
+                       .norm_epsilon = 1e-5f,
+                       .outputs = outputs,
+                       .accumulate = options_.accumulate,
+                       .gated = options_.gated,
+                       .activation = options_.activation};
+    reference::linear(args);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < (options_.gated ? 1 : y.size()); ++i) {
+      const int64_t n = weights_[i]->host.view.rows;
+      for (int64_t t = 0; t < m_; ++t) {
+        for (int64_t at = t * (n + 5); at < t * (n + 5) + n; ++at) {
+          error += std::pow(double(y[i][at]) - expected[i][at], 2);
+          norm += std::pow(double(expected[i][at]), 2);
+        }
+      }
+    }
+    return std::sqrt(error / norm);
+  }
+
+ private:
+  struct Element {
+    double value, allowed;
+  };
+  struct Products {
+    std::vector<double> value, allowed;
+    Element at(int64_t i) const { return {value[i], allowed[i]}; }
+  };
+
+  std::vector<double> input_row(int64_t t, Arithmetic arithmetic) const {
+    const float* x = x_.data() + rows_[t] * x_stride_;
+    double sum_sq = 0;
+    for (int64_t c = 0; c < k_; ++c) sum_sq += double(x[c]) * x[c];
+    const double rms = options_.norm ? 1 / std::sqrt(sum_sq / double(k_) + 1e-5f) : 1;
+    std::vector<double> h(k_);
+    for (int64_t c = 0; c < k_; ++c) {
+      const float weighted = options_.norm ? x[c] * norm_[c] : x[c];
+      h[c] = arithmetic == Arithmetic::exact  ? weighted * rms
+             : arithmetic == Arithmetic::bf16 ? bf16_to_f32(f32_to_bf16(static_cast<float>(weighted * rms)))
+                                              : weighted;
+    }
+    if (arithmetic != Arithmetic::int8) return h;
+    for (int64_t begin = 0; begin < k_; begin += 32) {
+      float amax = 0;
+      for (int64_t c = begin; c < begin + 32; ++c) amax = std::max(amax, static_cast<float>(std::fabs(h[c])));
+      const float scale = amax / 127, inverse = amax > 0 ? 127 / amax : 0;
+      for (int64_t c = begin; c < begin + 32; ++c)
+        h[c] = std::nearbyint(static_cast<float>(h[c]) * inverse) * double(scale) * rms;
+    }
+    return h;
+  }
+
+  Products compute(const Operand& weights, Arithmetic arithmetic) const {
+    const int64_t n = weights.host.view.rows;
+    Products products{std::vector<double>(m_ * n), std::vector<double>(m_ * n)};
+    std::vector<double> w(weights.host.values.begin(), weights.host.values.end());
+    for (double& value : w) {
+      value *= weights.host.view.scale;
+      if (arithmetic == Arithmetic::bf16) value = bf16_to_f32(f32_to_bf16(static_cast<float>(value)));
+    }
+    for (int64_t t = 0; t < m_; ++t) {
+      const std::vector<double> h = input_row(t, arithmetic);
+      for (int64_t r = 0; r < n; ++r) {
+        double sum = 0, magnitude = 0;
+        for (int64_t c = 0; c < k_; ++c) {
+          const double p = w[r * k_ + c] * h[c];
+          sum += p;
+          magnitude += std::fabs(p);
+        }
+        const bool may_flip = arithmetic == Arithmetic::bf16 && (options_.norm || weights.host.view.scale != 1);
+        products.value[t * n + r] = sum + (options_.bias ? weights.bias[r] : 0);
+        products.allowed[t * n + r] = magnitude * (may_flip ? kBf16Flip : kSums);
+      }
+    }
+    return products;
+  }
+
+  Element gate(const Element& g, const Element& u) const {
+    // |activation'| stays below 1.13; the activation itself is good to 2e-6 of its size.
+    const double a = reference::activate(options_.activation, g.value);
+    return {a * u.value, 1.13 * g.allowed * (std::fabs(u.value) + u.allowed) + std::fabs(a) * u.allowed +
+                             4e-6 * std::fabs(a * u.value)};
+  }
+
+  int64_t m_, k_, x_stride_ = 0;
+  Options options_;
+  std::vector<const Operand*> weights_;
+  std::vector<float> x_, norm_;
+  std::vector<int32_t> rows_;
+  std::vector<std::vector<float>> y_before_;
+};
+
+std::string run_and_check(Workspace& workspace, Call& call, std::string_view candidate, size_t outputs) {
+  std::vector<std::vector<float>> y;
+  call.run(workspace, candidate, y);
+  return call.check(y, std::vector<Arithmetic>(outputs, arithmetic_of(candidate)));
+}
+
+bool can_run(const Workspace& workspace, std::string_view name, const Operand& w, int64_t m) {
+  const int64_t max_shared = workspace.device.max_shared_bytes;
+  const WeightView& v = w.host.view;
+  for (const Verdict& verdict : linear_table().explain({LinearRole::qkv, v.format, m, v.rows, v.cols, max_shared, {}}))
+    if (verdict.name == name) return !verdict.reason;
+  return false;
+}
+
+constexpr int64_t kTokens[] = {1, 2, 3, 5, 8, 9, 16, 40};
+
+}  // namespace
+
+TEST_CASE("every candidate of every format computes the product at every number of tokens") {
+  Random random(1);
+  Workspace workspace;
+  for (const FormatInfo& format : all_formats()) {
+    std::set<std::string_view> ran;
+    std::set<int64_t> widths;
+    const int64_t unit = std::max(32, format.block_elements);
+    for (int64_t k : {32, 352, 1056, 2048}) widths.insert((k + unit - 1) / unit * unit);
+    for (int64_t k : widths) {
+      for (int64_t n : {1, 37}) {
+        const Operand w(format.format, n, k, random, workspace.device.context());
+        for (const auto& entry : linear_table().entries()) {
+          for (int64_t m : kTokens) {
+            if (!can_run(workspace, entry.name, w, m) || (n == 1 && m > 3)) continue;
+            Call call(m, {&w}, {}, random);
+            CAPTURE(format.name);
+            CAPTURE(entry.name);
+            CAPTURE(k);
+            CAPTURE(n);
+            CAPTURE(m);
+            CHECK(run_and_check(workspace, call, entry.name, 1) == "");
+            ran.insert(entry.name);
+          }
+        }
+      }
+    }
+    CAPTURE(format.name);
+    CHECK(ran == (format.block_elements == 1 ? std::set<std::string_view>{"gemv_rows", "dequant_gemm_bf16"}
+                                             : std::set<std::string_view>{"gemv_dp4a", "dequant_gemm_bf16"}));
+  }
+}
+
+TEST_CASE("long rows, many rows") {
+  Random random(2);
+  Workspace workspace(1 << 20);  // a scratch smaller than the weight: the GEMM goes in slices
+  for (WeightFormat format :
+       {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_0, WeightFormat::bf16}) {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{130, 12288}, {9001, 256}}) {
+      const Operand w(format, n, k, random, workspace.device.context());
+      for (const auto& entry : linear_table().entries()) {
+        for (int64_t m : {1, 4, 8, 11}) {
+          if (!can_run(workspace, entry.name, w, m)) continue;
+          Call call(m, {&w}, {}, random);
+          CAPTURE(info(format).name);
+          CAPTURE(entry.name);
+          CAPTURE(n);
+          CAPTURE(m);
+          CHECK(run_and_check(workspace, call, entry.name, 1) == "");
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("norm, chosen rows, bias, residual, activation") {
+  Random random(3);
+  Workspace workspace;
+  for (const FormatInfo& format : all_formats()) {
+    const Operand a(format.format, 37, 768, random, workspace.device.context());
+    const Operand b(format.format, 37, 768, random, workspace.device.context());
+    for (const auto& entry : linear_table().entries()) {
+      for (int64_t m : {1, 3, 8, 40}) {
+        if (!can_run(workspace, entry.name, a, m)) continue;
+        for (const Options& options :
+             {Options{.norm = true}, Options{.rows = true}, Options{.bias = true}, Options{.accumulate = true},
+              Options{.gated = true}, Options{.norm = true, .rows = true, .bias = true, .accumulate = true},
+              Options{.norm = true, .bias = true, .gated = true, .pdl = true, .activation = Activation::gelu_tanh}}) {
+          Call call(m, options.gated ? std::vector{&a, &b} : std::vector{&a}, options, random);
+          CAPTURE(format.name);
+          CAPTURE(entry.name);
+          CAPTURE(m);
+          CAPTURE(options.norm);
+          CAPTURE(options.rows);
+          CAPTURE(options.bias);
+          CAPTURE(options.accumulate);
+          CAPTURE(options.gated);
+          CHECK(run_and_check(workspace, call, entry.name, options.gated ? 2 : 1) == "");
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("three outputs, of one format and of several, as the table chooses") {
+  Random random(4);
+  Workspace workspace;
+  const auto& with = workspace.device.context();
+  using F = WeightFormat;
+  for (const auto& [q, k, v] : {std::tuple{F::q4_k, F::q4_k, F::q6_k},
+                                {F::q4_k, F::q4_k, F::q4_k},
+                                {F::q8_0, F::f16, F::q8_0},
+                                {F::bf16, F::bf16, F::bf16},
+                                {F::q6_k, F::q5_0, F::q4_1}}) {
+    const Operand wq(q, 67, 512, random, with), wk(k, 21, 512, random, with), wv(v, 21, 512, random, with);
+    for (int64_t m : {1, 3, 8, 40}) {
+      Call call(m, {&wq, &wk, &wv}, {.norm = true, .bias = true, .pdl = m == 1}, random);
+      std::vector<std::vector<float>> y;
+      call.run(workspace, {}, y);
+      std::vector<Arithmetic> arithmetic;
+      for (F format : {q, k, v})
+        arithmetic.push_back(m > kGemvMaxTokens                 ? Arithmetic::bf16
+                             : info(format).block_elements == 1 ? Arithmetic::exact
+                                                                : Arithmetic::int8);
+      CAPTURE(info(q).name);
+      CAPTURE(info(v).name);
+      CAPTURE(m);
+      CHECK(call.check(y, arithmetic) == "");
+    }
+  }
+}
+
+TEST_CASE("a gate and an up of different formats") {
+  Random random(5);
+  Workspace workspace;
+  const auto& with = workspace.device.context();
+  const Operand gate(WeightFormat::q4_k, 50, 512, random, with), up(WeightFormat::q6_k, 50, 512, random, with);
+  for (int64_t m : {1, 8, 40}) {
+    Call call(m, {&gate, &up}, {.norm = true, .gated = true}, random);
+    std::vector<std::vector<float>> y;
+    call.run(workspace, {}, y);
+    CAPTURE(m);
+    CHECK(call.check(y, {Arithmetic::bf16, Arithmetic::bf16}) == "");
+  }
+}
+
+TEST_CASE("a weight's own scale multiplies it") {
+  Random random(6);
+  Workspace workspace;
+  const Operand w(WeightFormat::nvfp4, 37, 512, random, workspace.device.context(), 0.37f);
+  for (const auto& entry : linear_table().entries()) {
+    for (int64_t m : {1, 5, 16}) {
+      if (!can_run(workspace, entry.name, w, m)) continue;
+      Call call(m, {&w}, {.bias = true}, random);
+      CAPTURE(entry.name);
+      CAPTURE(m);
+      CHECK(run_and_check(workspace, call, entry.name, 1) == "");
+    }
+  }
+}
+
+TEST_CASE("what rounding the activations costs against exact ones") {
+  Random random(7);
+  Workspace workspace;
+  for (const FormatInfo& format : all_formats()) {
+    const Operand w(format.format, 64, 2048, random, workspace.device.context());
+    for (int64_t m : {4, 16}) {
+      Call call(m, {&w}, {.norm = true}, random);
+      std::vector<std::vector<float>> y;
+      call.run(workspace, {}, y);
+      const double allowed = m > kGemvMaxTokens ? 6e-3 : format.block_elements == 1 ? 1e-5 : 2.5e-2;
+      CAPTURE(format.name);
+      CAPTURE(m);
+      CHECK(call.distance_to_reference(y) < allowed);
+    }
+  }
+}
+
+TEST_CASE("results repeat bit for bit, and tokens of a batch do not touch each other") {
+  Random random(8);
+  Workspace workspace;
+  for (WeightFormat format : {WeightFormat::q4_k, WeightFormat::q8_0, WeightFormat::f16}) {
+    const Operand w(format, 3001, 1024, random, workspace.device.context());
+    for (int64_t m : {1, 7, 40}) {
+      Call call(m, {&w}, {.norm = true, .pdl = true}, random);
+      std::vector<std::vector<float>> first, again;
+      call.run(workspace, {}, first);
+      for (int i = 0; i < 5; ++i) {
+        call.run(workspace, {}, again);
+        CHECK(same_bits(std::span<const float>(first[0]).first(3001), std::span<const float>(again[0]).first(3001)));
+      }
+    }
+  }
+}
