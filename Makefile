@@ -90,7 +90,7 @@ gpu-test: gpu-build  ## the CUDA tests on this machine's GPU, into bench/results
 	@$(BIN)/python tools/gpu_test.py $(BUILD)/gpu/tests
 
 gpu-sanitize: gpu-build  ## the CUDA op tests under compute-sanitizer, into bench/results/gpu-sanitize-<gpu>.json
-	@$(BIN)/python tools/gpu_test.py $(BUILD)/gpu/tests --sanitize
+	@$(BIN)/python tools/gpu_test.py $(BUILD)/gpu/tests --sanitize --jobs $(JOBS)
 
 clean:  ## remove what was built
 	rm -rf $(BUILD) $(VENV) .deps dist

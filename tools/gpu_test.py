@@ -14,13 +14,14 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = 77  # what a test program returns where there is no device
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # Whole models go through cuBLASLt, whose kernels are not ours to check.
-NOT_SANITIZED = {"cuda_test_model", "cuda_test_no_device"}
+NOT_SANITIZED = {"cuda_test_engine", "cuda_test_model", "cuda_test_no_device"}
 COUNTS = re.compile(r"\[doctest\] (test cases|assertions):\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed")
 
 
@@ -75,6 +76,7 @@ def main() -> int:
     parser.add_argument("programs", type=Path, help="folder with the cuda_test_* programs")
     parser.add_argument("--sanitize", action="store_true", help="under compute-sanitizer")
     parser.add_argument("--tool", choices=SANITIZERS, action="append", help="this sanitizer alone")
+    parser.add_argument("--jobs", type=int, default=1, help="programs at a time")
     parser.add_argument("--commit", default=None, help="name of the commit, where the programs were built elsewhere")
     parser.add_argument("--limit", type=float, default=600, help="seconds a program may take")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder of the result")
@@ -82,13 +84,18 @@ def main() -> int:
 
     programs = sorted(path for path in args.programs.resolve().glob("cuda_test_*") if path.is_file())
     gpu = gpu_facts()
-    results: dict[str, dict[str, object]] = {}
+    work: dict[str, list[str]] = {}
     for program in programs:
-        if args.sanitize and program.name in NOT_SANITIZED:
-            continue
-        for tool in (args.tool or SANITIZERS) if args.sanitize else [None]:
-            name = f"{program.name}/{tool}" if tool else program.name
-            results[name] = run(sanitizer_command(tool, program) if tool else [str(program)], args.limit)
+        if not args.sanitize:
+            work[program.name] = [str(program)]
+        elif program.name not in NOT_SANITIZED:
+            for tool in args.tool or SANITIZERS:
+                work[f"{program.name}/{tool}"] = sanitizer_command(tool, program)
+    results: dict[str, dict[str, object]] = {}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        running = {name: pool.submit(run, command, args.limit) for name, command in work.items()}
+        for name, future in running.items():
+            results[name] = future.result()
             print(f"{name}: {'ok' if results[name]['exit'] == 0 else results[name]}", flush=True)
 
     failed = [name for name, result in results.items() if result["exit"] != 0]

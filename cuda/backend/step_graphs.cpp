@@ -10,7 +10,14 @@ void StepGraphs::run(const StepShape& shape, const LaunchContext& context, const
     const std::map<std::string, int64_t> before = *context.launches;
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
-    forward();
+    try {
+      forward();
+    } catch (...) {
+      // A stream left in a capture would refuse all later work.
+      if (cudaStreamEndCapture(context.stream, &graph) == cudaSuccess) static_cast<void>(cudaGraphDestroy(graph));
+      *context.launches = before;
+      throw;
+    }
     check(cudaStreamEndCapture(context.stream, &graph), "cudaStreamEndCapture");
     check(cudaGraphInstantiate(&entry.exec, graph, 0), "cudaGraphInstantiate");
     check(cudaGraphDestroy(graph), "cudaGraphDestroy");

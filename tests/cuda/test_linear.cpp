@@ -86,6 +86,8 @@ class Call {
     }
   }
 
+  void spoil(int64_t token, int64_t col, float value) { x_[rows_[token] * x_stride_ + col] = value; }
+
   void run(Workspace& workspace, std::string_view forced, std::vector<std::vector<float>>& y) {
     const DeviceArray<float> x(x_), norm(norm_);
     const DeviceArray<int32_t> rows(rows_);
@@ -428,6 +430,30 @@ TEST_CASE("results repeat bit for bit, and tokens of a batch do not touch each o
       for (int i = 0; i < 5; ++i) {
         call.run(workspace, {}, again);
         CHECK(same_bits(std::span<const float>(first[0]).first(3001), std::span<const float>(again[0]).first(3001)));
+      }
+    }
+  }
+}
+
+TEST_CASE("a NaN or infinity in one token's activations shows in all its results and nowhere else") {
+  Random random(9);
+  Workspace workspace;
+  for (WeightFormat format :
+       {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_1, WeightFormat::f16}) {
+    const Operand w(format, 20, 512, random, workspace.device.context());
+    for (float bad : {kNan, INFINITY, -INFINITY}) {
+      for (int64_t m : {1, 3, 9}) {
+        Call call(m, {&w}, {}, random);
+        call.spoil(m - 1, 77, bad);
+        std::vector<std::vector<float>> y;
+        call.run(workspace, {}, y);
+        int64_t wrong = 0;
+        for (int64_t t = 0; t < m; ++t)
+          for (int64_t r = 0; r < 20; ++r) wrong += std::isfinite(y[0][t * 25 + r]) == (t == m - 1);
+        CAPTURE(info(format).name);
+        CAPTURE(bad);
+        CAPTURE(m);
+        CHECK(wrong == 0);
       }
     }
   }
