@@ -52,7 +52,9 @@ test-cpp: install
 	@PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD)/release --parallel $(JOBS)
 	@PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(BUILD)/release --output-on-failure --parallel $(JOBS) --no-tests=error
 
+# Tests on real text want the small model; without a network they are skipped, and say so.
 test-python: install $(VENV)/.test-tools
+	@$(BIN)/imp pull --quiet $(MODEL) || echo "imp: $(MODEL) could not be fetched; tests that need it will be skipped"
 	@$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev-tools  ## ruff and clang-format, without changing anything
