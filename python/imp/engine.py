@@ -63,7 +63,8 @@ class Engine:
         max_model_len, max_num_seqs: runtime.max_seq_len and runtime.max_batch_size.
         memory_budget_bytes: for weights, KV cache and workspace; 0 is what is free.
         seed: where the seeds of requests without one come from; None is a different one each time.
-        log: True writes the engine's own lines to stderr, False not even the line about the device.
+        log: None says only what device="auto" chose, False not even that. True sets the log level of the process to
+            "info", as imp.set_log_level("info") does: every engine's lines go to stderr, also after this one is closed.
         """
         self._config = _make_config(config, overrides)
         for name, key, value in (

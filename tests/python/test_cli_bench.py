@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imp.cli import bench, classic, exit_codes
+import imp
+from imp import _core
+from imp.cli import bench, classic, exit_codes, main_classic
 from imp.cli.app import run_app
 
 # What readers of llama-bench's JSON use; its placement knobs for several GPUs have no meaning here.
@@ -122,6 +126,26 @@ def test_json_has_llama_benchs_fields(tiny_llama: str, capsys: pytest.CaptureFix
     assert rows[0]["read_gb_s"] is None
 
 
+def test_another_devices_bandwidth_is_not_the_cpus(
+    tiny_llama: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(_: int) -> float:
+        pytest.fail("the CPU's bandwidth was measured")
+
+    monkeypatch.setattr(_core, "measure_read_bandwidth", measure)
+    monkeypatch.setattr(imp.Engine, "device", "cuda")
+    small = ["bench", tiny_llama, "-p", "0", "-n", "2", "-r", "1", "-t", "1"]
+    assert run_app([*small, "-o", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["read_gb_s"] > 0
+    assert row["peak_read_gb_s"] is None
+    assert row["read_share"] is None
+    assert run_app(small) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[2].endswith("|        - |")
+    assert "peak" not in out.split("build: ")[1]
+
+
 def test_csv_and_jsonl_carry_the_same_rows(tiny_llama: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["bench", tiny_llama, "-p", "8", "-n", "2", "-r", "1", "-t", "1"]
     assert run_app([*small, "-o", "csv"]) == 0
@@ -161,7 +185,7 @@ def test_wrong_bench_options(
 def run_classic(*arguments: str) -> int:
     """imp-cli in this process; its exit code."""
     with pytest.raises(SystemExit) as ended:
-        classic.main(list(arguments))
+        main_classic(list(arguments))
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -191,6 +215,16 @@ def test_classic_bench_json(tiny_llama: str, capsys: pytest.CaptureFixture[str])
     assert result["dispatch"]["resolved"]["kv_dtype"] == "fp16"
     assert run_classic(*command) == 0
     assert "generate_ms" not in json.loads(capsys.readouterr().out)
+
+
+def test_classic_bench_vram_is_the_total_alone(
+    tiny_llama: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imp.Engine, "device", "cuda")
+    command = ["-m", tiny_llama, "--bench", "--bench-pp", "4", "--bench-reps", "1", "-n", "2", "--json"]
+    assert run_classic(*command, "--report", "report.json") == 0
+    memory = json.loads((tmp_path / "report.json").read_text())["mem"]
+    assert json.loads(capsys.readouterr().out)["peak_vram_mib"] == memory["total"] / 2**20 > 0
 
 
 def test_classic_prompt_template_and_report(
@@ -243,6 +277,65 @@ def test_classic_perplexity_equals_ppl(tiny_llama: str, tmp_path: Path, capsys: 
     assert classic_value == json.loads(capsys.readouterr().out)["perplexity"]
 
 
+def test_classic_conversation_takes_the_named_template(
+    tiny_llama: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    chat_ids = imp.Engine.chat_ids
+
+    def note(engine: imp.Engine, messages: Any, **options: Any) -> list[int]:
+        given.append(chat_ids(engine, messages, **options))
+        return given[-1]
+
+    monkeypatch.setattr(imp.Engine, "chat_ids", note)
+    for template in ("auto", "none", "llama3"):
+        monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+        assert run_classic("-m", tiny_llama, "-i", "-n", "2", "--chat-template", template, "--device", "cpu") == 0
+    with imp.Engine(tiny_llama, device="cpu") as engine:
+        messages = [{"role": "user", "content": "hello"}]
+        expected = [chat_ids(engine, messages, chat_template=name) for name in (None, "none", "llama3")]
+    assert given == expected
+    assert len({tuple(ids) for ids in given}) == 3
+
+
+def test_classic_conversation_without_a_template_is_refused_before_loading(
+    tiny_llama: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_core, "read_chat_template", lambda path: "")
+    monkeypatch.setattr(classic, "Engine", lambda *_, **__: pytest.fail("it was loaded"))
+    assert run_classic("-m", tiny_llama, "-i") == exit_codes.USAGE
+    assert "has no chat template; name one with --chat-template" in capsys.readouterr().err
+
+
+def test_classic_switches_act_or_are_refused_by_name() -> None:
+    status = {row["name"]: row["status"] for row in _core.option_rows()}
+    for flag, (key, value) in classic._CONFIG_FLAGS.items():
+        if status[key] == "active" or flag == "--kv-fp16":  # the cache is fp16
+            continue
+        given = [flag] if value is not None else [flag, "x"]
+        with pytest.raises(ValueError, match=rf"^{flag}: {key} .*not implemented yet"):
+            classic.make_config(classic.make_parser().parse_args(["-m", "m", *given]))
+
+
+def test_ctrl_c_during_the_first_imports_is_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupt:
+        """Ctrl-C at the import of the command."""
+
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "imp.cli.classic":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "imp.cli.classic")
+    monkeypatch.setattr(sys, "meta_path", [Interrupt, *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main_classic(["--help"])
+    assert ended.value.code == exit_codes.INTERRUPTED
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -255,10 +348,13 @@ def test_classic_perplexity_equals_ppl(tiny_llama: str, tmp_path: Path, capsys: 
         (["--prompt-file", "/no/such"], "--prompt-file /no/such: No such file"),
         (["--perplexity", "/no/such"], "--perplexity /no/such: No such file"),
         (["-p", "x", "--kv-fp8"], '--kv-fp8: kv_cache.dtype = "fp8" is not implemented yet'),
-        (["-p", "x", "--prefix-caching", "--kv-int4"], "is not implemented yet"),
+        (["-p", "x", "--kv-fp16", "--kv-int4"], '--kv-int4: kv_cache.dtype = "int4" is not implemented yet'),
+        (["-p", "x", "--prefix-caching"], "unrecognized arguments: --prefix-caching"),
         (["-p", "x", "--mmproj", "f"], "--mmproj: paths.mmproj"),
         (["-p", "x", *["--stop", "s"] * 5], "--stop can be given 4 times"),
-        (["-p", "x", "-n", "0"], "0 is below 1"),
+        (["-p", "x", "-n", "0"], "--max-tokens/-n: expected a whole number of at least 1, found '0'"),
+        (["-p", "x", "-n", "abc"], "--max-tokens/-n: expected a whole number of at least 1, found 'abc'"),
+        (["-p", "x", "-t", "1.5"], "--threads/-t: expected a whole number of at least 0, found '1.5'"),
         (["-p", "x", "--top-p", "3"], "top_p = 3"),
         (["-p", "x", "--temperature", "warm"], "invalid float value: 'warm'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -113,6 +114,17 @@ def test_a_session(terminal: Callable[..., Terminal], tiny_llama: str, tmp_path:
     assert "hello" in (tmp_path / ".local" / "state" / "imp" / "chat_history").read_text()
 
 
+def test_no_history_leaves_no_file(terminal: Callable[..., Terminal], tiny_llama: str, tmp_path: Path) -> None:
+    session = terminal("chat", tiny_llama, "-n", "2", "-t", "1", "--no-history")
+    session.expect("> ")
+    session.send("/help\n")
+    session.expect("~/.local/state/imp/chat_history")
+    session.expect("> ")
+    session.send("/exit\n")
+    assert session.wait() == 0
+    assert not (tmp_path / ".local").exists()
+
+
 def test_ctrl_c_stops_an_answer_and_the_session_goes_on(terminal: Callable[..., Terminal], tiny_llama: str) -> None:
     session = terminal(
         "chat", tiny_llama, "--temp", "0", "-t", "1", "--set", "runtime.max_seq_len=3000000", "-n", "2500000",
@@ -195,6 +207,83 @@ def test_a_message_that_does_not_fit_is_taken_back(
     assert "max_seq_len is 256" in capsys.readouterr().err
     conversation.say("short")
     assert roles(conversation) == ["system", "user", "assistant"]
+
+
+def test_a_full_context_advises_to_clear_it(engine: imp.Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    conversation = chat.Conversation(engine, imp.SamplingParams(temperature=0, ignore_eos=True), None)
+    conversation.say("tell me all")
+    assert capsys.readouterr().err == f"imp: the context of 256 tokens is full; {chat._MAKE_ROOM}\n"
+    conversation.say("and more")
+    assert roles(conversation) == ["user", "assistant"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(
+        r"imp: with this message the conversation has \d+ tokens, but max_seq_len is 256; /clear forgets .*\n",
+        captured.err,
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [imp.UnsupportedError("it broke"), imp.InternalError("it broke"), imp.OutOfMemoryError("it broke"),
+     OSError("it broke"), OSError(12, "it broke")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["chat_ids", "stream"])
+def test_an_error_does_not_end_the_conversation(
+    place: str,
+    error: Exception,
+    conversation: chat.Conversation,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(imp.Engine, place, broken)
+        conversation.say("hello")
+    assert capsys.readouterr() == ("", "imp: it broke\n")
+    assert roles(conversation) == ["system"]
+    conversation.say("hello")
+    assert roles(conversation) == ["system", "user", "assistant"]
+
+
+def test_an_error_in_an_answer_begins_a_line(
+    conversation: chat.Conversation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_off(*_: object, **__: object) -> Iterator[imp.Delta]:
+        yield imp.Delta(0, "half an", [1])
+        raise imp.InternalError("it broke")
+
+    monkeypatch.setattr(imp.Engine, "stream", breaks_off)
+    conversation.say("hello")
+    assert capsys.readouterr() == ("half an\n", "imp: it broke\n")
+    assert roles(conversation) == ["system"]
+
+
+def test_a_closed_pipe_ends_the_conversation(conversation: chat.Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(imp.Engine, "stream", closed)
+    with pytest.raises(BrokenPipeError):
+        conversation.say("hello")
+
+
+def test_ctrl_c_while_a_template_is_rendered(
+    conversation: chat.Conversation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(imp.Engine, "chat_ids", interrupted)
+        conversation.say("hello")
+    assert capsys.readouterr().err == " [stopped]"
+    assert conversation.command("/retry")
+    assert roles(conversation) == ["system", "user", "assistant"]
+    assert conversation.messages[-1]["content"]
 
 
 def test_piped_input_gives_answers_alone_on_stdout(tiny_llama: str) -> None:

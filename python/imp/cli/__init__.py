@@ -14,3 +14,13 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:  # while modules were loading
         code = 130
     sys.exit(code)
+
+
+def main_classic(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``imp-cli`` script; the same exit codes."""
+    try:
+        from .classic import main as run_classic  # noqa: PLC0415 - as above
+
+        run_classic(arguments)
+    except KeyboardInterrupt:  # while modules were loading
+        sys.exit(130)

@@ -134,6 +134,9 @@ def chat(
     device: Device = "auto",
     threads: Threads = 0,
     ctx_size: Context = None,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="Keep the lines typed, for the arrow keys; /help says where")
+    ] = True,
     verbose: Verbose = False,
 ) -> None:
     """Talk to a model: history, multi-line input, /help for the commands."""

@@ -3,7 +3,8 @@
 A test is ``pp N`` (one prompt of N tokens), ``tg N`` (N single tokens), or both after another, at a depth of tokens that are
 already in the context. Each is warmed up once, then timed ``-r`` times; tokenizing and sampling are not timed. Beside
 llama-bench's columns stand the weight bytes read a second and their share of the memory bandwidth measured in the same run,
-for generation (a prompt reads each weight once for all its tokens, so its limit is arithmetic).
+for generation (a prompt reads each weight once for all its tokens, so its limit is arithmetic). The share is the CPU's alone:
+nothing here measures the memory of another device.
 """
 
 from __future__ import annotations
@@ -142,21 +143,25 @@ def bench(
             model, config=config, settings=settings, device=device, threads=num_threads, ctx_size=longest,
             verbose=verbose, announce=False,
         ) as engine:  # fmt: skip
-            peak = _core.measure_read_bandwidth(engine.num_threads)
+            peak = _core.measure_read_bandwidth(engine.num_threads) if engine.device == "cpu" else None
             for row in _rows(engine, model, tests, repetitions, peak):
                 write(row)
     write(None)
 
 
-def _rows(engine: Engine, model: str, tests: list[Test], repetitions: int, peak: float) -> Iterator[dict[str, Any]]:
+def _rows(
+    engine: Engine, model: str, tests: list[Test], repetitions: int, peak: float | None
+) -> Iterator[dict[str, Any]]:
     for test in tests:
         started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         samples = measure(engine, test, repetitions)
         yield make_row(engine, model, test, samples, started, peak)
 
 
-def make_row(engine: Engine, model: str, test: Test, samples: list[int], started: str, peak: float) -> dict[str, Any]:
-    """llama-bench's JSON fields, as far as they mean something here, and ours behind them."""
+def make_row(
+    engine: Engine, model: str, test: Test, samples: list[int], started: str, peak: float | None
+) -> dict[str, Any]:
+    """llama-bench's JSON fields, as far as they mean something here, and ours behind them. `peak`: bytes read a second."""
     count = test.n_prompt + test.n_gen
     speeds = [count / (sample / 1e9) for sample in samples]
     only_generation = test.n_gen > 0 and test.n_prompt == 0
@@ -189,7 +194,7 @@ def make_row(engine: Engine, model: str, test: Test, samples: list[int], started
         "samples_ns": samples,
         "samples_ts": speeds,
         "read_gb_s": read,
-        "peak_read_gb_s": peak / 1e9,
+        "peak_read_gb_s": peak / 1e9 if peak else None,
         "read_share": read * 1e9 / peak if read is not None and peak else None,
     }
 
@@ -264,7 +269,8 @@ class _Markdown:
         if row is None:
             if self._last:
                 print(f"\nbuild: {self._last['build_commit']} ({self._last['build_number']})")
-                print(f"peak: {self._last['peak_read_gb_s']:.1f} GB/s read from memory, measured in this run")
+                if peak := self._last["peak_read_gb_s"]:
+                    print(f"peak: {peak:.1f} GB/s read from memory, measured in this run")
             return
         if self._last is None:
             self._line([name for name, _ in self._COLUMNS])

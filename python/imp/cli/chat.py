@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import Engine
+from ..errors import ImpError, InvalidArgumentError
 from ..sampling import SamplingParams
+from . import exit_codes
 from .common import open_engine, sampling_params
 
 HELP = """\
@@ -22,7 +24,11 @@ HELP = """\
   /save FILE      write the conversation as Markdown
   /exit           leave (also Ctrl-D)
   A line that ends in \\ goes on; a line of \"\"\" begins and ends a block of lines.
-  Ctrl-C stops an answer; at the prompt it clears the line."""
+  Ctrl-C stops an answer; at the prompt it clears the line.
+  The lines typed are kept for the arrow keys, the last 1000 of all conversations, in ~/.local/state/imp/chat_history
+  ($XDG_STATE_HOME/imp/chat_history where that is set); with --no-history nothing is read or written."""
+
+_MAKE_ROOM = "/clear forgets the conversation, /undo its last exchange"
 
 
 def chat(
@@ -35,6 +41,7 @@ def chat(
     threads: int,
     ctx_size: int | None,
     verbose: bool,
+    history: bool,
     **sampling: Any,
 ) -> None:
     params = sampling_params(**sampling)
@@ -43,16 +50,26 @@ def chat(
     ) as engine:
         if not engine.chat_template:
             raise ValueError(f"{model} has no chat template; `imp run --raw` continues plain text with it")
-        converse(engine, params, system)
+        converse(engine, params, system, history=history)
 
 
-def converse(engine: Engine, params: SamplingParams, system: str | None) -> None:
-    """Reads messages from standard input and answers them, until /exit or the end of input."""
+def converse(
+    engine: Engine,
+    params: SamplingParams,
+    system: str | None,
+    *,
+    chat_template: str | None = None,
+    history: bool = True,
+) -> None:
+    """Reads messages from standard input and answers them, until /exit or the end of input.
+
+    chat_template: instead of the model's own. history: keep the lines typed on a terminal in a file.
+    """
     interactive = sys.stdin.isatty()
     if interactive:
-        _enable_line_editing()
+        _enable_line_editing(history)
         print(f"{engine.model_description}. /help for the commands, Ctrl-D to leave.", file=sys.stderr)
-    conversation = Conversation(engine, params, system)
+    conversation = Conversation(engine, params, system, chat_template)
     while True:
         try:
             text = read_message("> " if interactive else "")
@@ -73,8 +90,11 @@ def converse(engine: Engine, params: SamplingParams, system: str | None) -> None
 class Conversation:
     """The messages so far and what the commands do to them."""
 
-    def __init__(self, engine: Engine, params: SamplingParams, system: str | None) -> None:
+    def __init__(
+        self, engine: Engine, params: SamplingParams, system: str | None, chat_template: str | None = None
+    ) -> None:
         self._engine = engine
+        self._chat_template = chat_template
         self._params = params
         self._system = system
         self.messages: list[dict[str, str]] = []
@@ -88,26 +108,47 @@ class Conversation:
         self.messages.append({"role": "user", "content": text})
         try:
             answer = self._answer()
-        except ValueError as error:
+        except BrokenPipeError:  # nobody reads the answers any more
+            raise
+        except (ImpError, OSError, ValueError) as error:
             self.messages.pop()
-            print(f"imp: {error}", file=sys.stderr)
+            print(f"imp: {exit_codes.describe(error)}", file=sys.stderr)
             return
         self.messages.append({"role": "assistant", "content": answer})
 
     def _answer(self) -> str:
         pieces: list[str] = []
-        stream = self._engine.stream(self._engine.chat_ids(self.messages), self._params)
+        full = False
         try:
-            with contextlib.closing(stream):
+            ids = self._prompt_ids()
+            length = len(ids)
+            with contextlib.closing(self._engine.stream(ids, self._params)) as stream:
                 for delta in stream:
                     pieces.append(delta.text)
+                    length += len(delta.token_ids)
+                    full = delta.finish_reason == "length" and length >= self._engine.max_model_len
                     sys.stdout.write(delta.text)
                     sys.stdout.flush()
         except KeyboardInterrupt:
             print(" [stopped]", end="", file=sys.stderr)
+        except ImpError:
+            if pieces:
+                print(flush=True)  # the message begins a line of its own
+            raise
         sys.stdout.write("\n")
         sys.stdout.flush()
+        if full:
+            print(f"imp: the context of {self._engine.max_model_len} tokens is full; {_MAKE_ROOM}", file=sys.stderr)
         return "".join(pieces)
+
+    def _prompt_ids(self) -> list[int]:
+        ids = self._engine.chat_ids(self.messages, chat_template=self._chat_template)
+        limit = self._engine.max_model_len
+        if len(ids) >= limit and any(message["role"] == "assistant" for message in self.messages):
+            raise InvalidArgumentError(
+                f"with this message the conversation has {len(ids)} tokens, but max_seq_len is {limit}; {_MAKE_ROOM}"
+            )
+        return ids
 
     def command(self, line: str) -> bool:
         """Runs a /command; False ends the conversation."""
@@ -170,21 +211,23 @@ def read_message(prompt: str) -> str | None:
         return None
 
 
-def _enable_line_editing() -> None:
-    """Arrow keys and a history file, where Python was built with readline."""
+def _enable_line_editing(history: bool) -> None:
+    """Arrow keys and, if wanted, a history file, where Python was built with readline."""
     try:
         import readline  # noqa: PLC0415
     except ImportError:
         return
+    if not history:
+        return
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    history = Path(base) / "imp" / "chat_history"
+    file = Path(base) / "imp" / "chat_history"
     with contextlib.suppress(OSError):
-        history.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        readline.read_history_file(history)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        readline.read_history_file(file)
     readline.set_history_length(1000)
 
     def save() -> None:
         with contextlib.suppress(OSError):
-            readline.write_history_file(history)
+            readline.write_history_file(file)
 
     atexit.register(save)

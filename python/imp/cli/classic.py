@@ -7,13 +7,14 @@ them by name. An unknown flag prints the usage and exits with 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
 import time
 from typing import Any
 
-from .. import models
+from .. import _core, models
 from .._version import __commit__, __version__
 from ..config import RuntimeConfig
 from ..engine import Engine
@@ -30,7 +31,8 @@ from .common import (
     write_text,
 )
 
-# Flag -> (key, value); a value of None means the flag's own argument.
+# Flag -> (key, value); a value of None means the flag's own argument. A flag is listed if it acts, if its key refuses it by
+# name, or if it asks for what happens anyway (--kv-fp16).
 _CONFIG_FLAGS: dict[str, tuple[str, str | None]] = {
     "--max-seq-len": ("runtime.max_seq_len", None),
     "--mmproj": ("paths.mmproj", None),
@@ -42,7 +44,6 @@ _CONFIG_FLAGS: dict[str, tuple[str, str | None]] = {
     "--prefill-fp8": ("attention.fp8_prefill", "always"),
     "--no-fp8-prefill": ("attention.fp8_prefill", "never"),
     "--no-cuda-graphs": ("runtime.cuda_graphs", "never"),
-    "--prefix-caching": ("server.prefix_cache", "true"),
 }
 
 _TEMPLATES = ("auto", "none", "chatml", "llama2", "llama3", "gemma")
@@ -70,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     io.add_argument("--prompt", "-p")
     io.add_argument("--prompt-file", metavar="FILE")
     io.add_argument("--interactive", "-i", action="store_true")
+    io.add_argument("--no-history", action="store_true", help="--interactive keeps no file of the lines typed")
     io.add_argument("--chat-template", choices=_TEMPLATES, default="auto")
     io.add_argument("--stop", action="append", default=[], help="stop string; up to 4")
 
@@ -103,15 +105,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
+    return _whole_number(text, 1)
 
 
 def _count(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, lowest: int) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= lowest:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least {lowest}, found {text!r}")
 
 
 def make_config(arguments: argparse.Namespace) -> RuntimeConfig:
@@ -191,7 +196,8 @@ def run_bench(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
         "reps": arguments.bench_reps,
         **_spread("pp_ms", pp_ms),
         **_spread("tg_ms", tg_ms),
-        "peak_vram_mib": 0.0 if engine.device == "cpu" else sum(_memory(engine).values()) / 2**20,
+        # What the engine holds on the device only grows, so its total at the end is the peak.
+        "peak_vram_mib": 0.0 if engine.device == "cpu" else engine.report()["mem"]["total"] / 2**20,
         "commit": __commit__,
     }
     if with_generate:
@@ -205,10 +211,6 @@ def run_bench(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
 def _spread(name: str, values: list[float]) -> dict[str, float]:
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return {f"{name}_stddev": deviation, f"{name}_min": min(values), f"{name}_max": max(values)}
-
-
-def _memory(engine: Engine) -> dict[str, int]:
-    return {tag: count for tag, count in engine.report().get("mem", {}).items() if isinstance(count, int)}
 
 
 def print_bench(result: dict[str, Any]) -> None:
@@ -265,6 +267,10 @@ def _run(arguments: argparse.Namespace) -> None:
     text = read_text(arguments.perplexity, "--perplexity") if arguments.perplexity is not None else ""
     config = make_config(arguments)
     path = models.resolve(arguments.model, download=True, progress=DownloadBar())
+    if arguments.interactive and arguments.chat_template == "auto" and not _core.read_chat_template(str(path)):
+        raise ValueError(
+            f"{arguments.model} has no chat template; name one with --chat-template, or give plain text with --prompt"
+        )
     context = arguments.bench_pp + arguments.max_tokens + 256 if arguments.bench else None
     with Waiting(f"loading {path.name}"):
         engine = Engine(
@@ -293,7 +299,8 @@ def _run(arguments: argparse.Namespace) -> None:
         elif arguments.interactive:
             from . import chat  # noqa: PLC0415
 
-            chat.converse(engine, params, system=None)
+            template = None if arguments.chat_template == "auto" else arguments.chat_template
+            chat.converse(engine, params, system=None, chat_template=template, history=not arguments.no_history)
         else:
             _run_prompt(engine, arguments, params)
         if arguments.report:
@@ -301,7 +308,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of the ``imp-cli`` script."""
+    """Runs one command line and exits with its code; the script comes here by ``imp.cli.main_classic``."""
     arguments = make_parser().parse_args(argv)
     try:
         _run(arguments)
