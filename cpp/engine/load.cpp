@@ -68,18 +68,34 @@ void settle_settings(const LoadedModel& model, Config& config, std::vector<std::
     note_inert(inert, "ffn.sparsity_threshold has no effect: no down_proj is Q8_0");
 }
 
+/// What the weights will take on the device; a backend may hold them in another form than the file.
+uint64_t prepared_bytes(const LoadedModel& model) {
+  uint64_t bytes = 0;
+  for (const TensorInfo& tensor : model.file->tensors()) bytes += model.backend->prepared_bytes(tensor);
+  return bytes;
+}
+
+/// The activations of a step, and what the backend takes besides.
+uint64_t step_bytes(const LoadedModel& model, int32_t max_tokens, int32_t max_sequences) {
+  const StepLimits limits{.max_tokens = max_tokens,
+                          .max_sequences = max_sequences,
+                          .max_logit_rows = std::max(max_tokens, max_sequences)};  // the plan may take fewer
+  return Decoder::workspace_bytes(model.spec, max_tokens) + model.backend->workspace_bytes(limits, model.spec);
+}
+
 MemoryPlan settle_memory(const EngineOptions& options, const LoadedModel& model, Config& config) {
   const auto& runtime = config.settings().runtime;
   const int32_t step_tokens = model.backend->preferred_step_tokens();
+  const auto batch_size = static_cast<int32_t>(runtime.max_batch_size);
   const MemoryPlan plan = plan_memory({.device_free_bytes = model.backend->free_memory_bytes(),
                                        .budget_bytes = options.memory_budget_bytes,
-                                       .weight_bytes = tensor_bytes(*model.file),
-                                       .workspace_bytes = Decoder::workspace_bytes(model.spec, step_tokens),
+                                       .weight_bytes = prepared_bytes(model),
+                                       .workspace_bytes = step_bytes(model, step_tokens, batch_size),
                                        .vocab_size = model.spec.vocab_size,
                                        .kv = kv_layout(model.spec),
                                        .model_context = model.spec.context_length,
                                        .max_seq_len = runtime.max_seq_len,
-                                       .max_batch_size = static_cast<int32_t>(runtime.max_batch_size),
+                                       .max_batch_size = batch_size,
                                        .max_step_tokens = step_tokens});
   if (runtime.max_seq_len > model.spec.context_length)
     log_warn("runtime.max_seq_len=", runtime.max_seq_len, " is above the ", model.spec.context_length,

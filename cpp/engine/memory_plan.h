@@ -10,9 +10,9 @@ namespace imp {
 /// What the plan is made from. Bytes, tokens and sequences.
 struct MemoryQuery {
   uint64_t device_free_bytes = 0;
-  uint64_t budget_bytes = 0;  // asked for by the user; 0: three quarters of what is free, the weights included
-  uint64_t weight_bytes = 0;
-  uint64_t workspace_bytes = 0;  // activations of one step
+  uint64_t budget_bytes = 0;     // asked for by the user; 0: three quarters of what is free, the weights included
+  uint64_t weight_bytes = 0;     // as the device holds them
+  uint64_t workspace_bytes = 0;  // activations of one step, and what the backend's ops need besides
   int32_t vocab_size = 0;
   KvLayout kv;
   int64_t model_context = 0;  // trained

@@ -50,7 +50,8 @@ void write_dispatch(JsonWriter& json, const Engine::State& state) {
   json.key("dispatch").begin_object().key("resolved").begin_object();
   json.field("kv_dtype", "fp16").field("deterministic", settings.runtime.deterministic);
   json.field("deterministic_gemm", settings.runtime.deterministic_gemm);
-  json.field("cuda_graphs", "never").field("cuda_graphs_reason", "backend " + std::string(model.backend->name()));
+  const GraphStats graphs = model.backend->graph_stats();
+  json.field("cuda_graphs", graphs.mode).field("cuda_graphs_reason", graphs.reason);
   json.field("attention_decode", attention_kernel(1))
       .field("attention_prefill", attention_kernel(std::min(context, 512)));
   json.field("prefix_cache", false).field("prefix_cache_reason", "not implemented yet");
@@ -91,10 +92,11 @@ void write_memory(JsonWriter& json, const LoadedModel& model) {
 }
 
 void write_serving(JsonWriter& json, const Engine::State& state) {
-  json.key("graphs").begin_object().field("captures", 0).field("replays", 0);
-  json.field("eager_steps", state.totals.forward_batches).field("prefill_captures", 0);
+  const GraphStats graphs = state.model.backend->graph_stats();
+  json.key("graphs").begin_object().field("captures", graphs.captures).field("replays", graphs.replays);
+  json.field("eager_steps", state.totals.forward_batches - graphs.replays).field("prefill_captures", 0);
   json.key("refusals").begin_array().end_array();
-  json.field("reason", "backend " + std::string(state.model.backend->name()) + " runs every step eagerly").end_object();
+  json.field("reason", graphs.reason).end_object();
 
   json.key("kv").begin_object().field("block_size", kKvBlockSize).field("blocks_total", state.pool.num_blocks());
   json.field("blocks_free", state.pool.num_free()).field("blocks_used", state.pool.num_used());

@@ -17,7 +17,7 @@ Runner::Runner(LoadedModel& model) : model_(model) {
   block_tables_ = make_array(sequences * static_cast<size_t>(block_table_stride_));
   logit_rows_ = make_array(static_cast<size_t>(plan.max_logit_rows));
   logits_ = static_cast<float*>(model.backend->allocate(plan.logits_bytes, MemoryTag::logits));
-  if (model.backend->name() != "cpu") host_logits_.resize(plan.logits_bytes / sizeof(float));
+  if (!model.backend->memory_is_host()) host_logits_.resize(plan.logits_bytes / sizeof(float));
 }
 
 Runner::Array Runner::make_array(size_t size) {

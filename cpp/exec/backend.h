@@ -1,6 +1,6 @@
 #pragma once
-#include <cstddef>
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -15,6 +15,7 @@
 
 namespace imp {
 
+struct ModelSpec;
 struct Settings;
 
 /// What memory is for; `mem` of the report is grouped by it.
@@ -47,6 +48,14 @@ struct StepLimits {
   int64_t max_logit_rows = 0;
 };
 
+/// Steps that ran as recorded graphs instead of launch by launch.
+struct GraphStats {
+  int64_t captures = 0;
+  int64_t replays = 0;  // steps; the one after a capture included
+  std::string mode;     // a value of runtime.cuda_graphs, as resolved
+  std::string reason;   // of the mode
+};
+
 /// What the launches of a forward pass depend on, besides addresses: passes of equal shape can be replayed.
 struct StepShape {
   int64_t num_tokens = 0;
@@ -67,10 +76,17 @@ class Backend {
   virtual std::string device_name() const = 0;
   virtual uint64_t total_memory_bytes() const = 0;
   virtual uint64_t free_memory_bytes() const = 0;
+  /// Whether the host may read and write what allocate() gives.
+  virtual bool memory_is_host() const { return true; }
 
   /// Zero-filled memory that lives as long as the backend. Only at load.
   virtual void* allocate(uint64_t bytes, MemoryTag tag) = 0;
   virtual std::map<MemoryTag, uint64_t> memory_by_tag() const = 0;
+
+  /// For the memory plan, before anything is prepared: what a tensor of the file will take here, and what finish_load()
+  /// and the ops will take besides the weights and the activations.
+  virtual uint64_t prepared_bytes(const TensorInfo& tensor) const { return tensor.data.size(); }
+  virtual uint64_t workspace_bytes(const StepLimits&, const ModelSpec&) const { return 0; }
 
   /// The backend's form of a weight of the file; the file outlives the backend.
   virtual WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) = 0;
@@ -85,6 +101,7 @@ class Backend {
   virtual int planned_context(int max_context_len) const { return max_context_len; }
   /// Runs `forward`, or replays what it launched the last time this shape ran.
   virtual void run_step(const StepShape&, const std::function<void()>& forward) { forward(); }
+  virtual GraphStats graph_stats() const { return {0, 0, "never", "the CPU runs every step as it is"}; }
 
   virtual void embed(const EmbedArgs& args) = 0;
   virtual void rms_norm(const RmsNormArgs& args) = 0;
@@ -101,15 +118,15 @@ class Backend {
 
   virtual std::vector<Verdict> explain_linear(const LinearQuery& query) const = 0;
   virtual std::vector<Verdict> explain_attention(const AttentionQuery& query) const = 0;
-  virtual std::map<std::string, int64_t> launches() const = 0;  // kernel name -> times run
+  virtual std::map<std::string, int64_t> launches() const = 0;   // kernel name -> times run
   virtual std::map<std::string, OpProfile> profile() const = 0;  // op class -> figures; empty unless profiling
 };
 
 struct BackendOptions {
-  const Settings* settings;    // outlives the backend
-  int num_threads = 0;         // CPU: 0 = one a physical core
-  std::string force_isa;       // CPU: "", "reference", "avx2", "avx512": tests and comparisons
-  std::string force_linear;    // name of the only linear candidate allowed; a diagnostic for tests
+  const Settings* settings;  // outlives the backend
+  int num_threads = 0;       // CPU: 0 = one a physical core
+  std::string force_isa;     // CPU: "", "reference", "avx2", "avx512": tests and comparisons
+  std::string force_linear;  // name of the only linear candidate allowed; a diagnostic for tests
 };
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
 /// cuda/ defines it where CUDA was built in, exec/no_cuda.cpp where not: there it throws `unsupported`.

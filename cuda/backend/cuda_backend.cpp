@@ -55,6 +55,7 @@ class CudaBackend final : public Backend {
   }
   uint64_t total_memory_bytes() const override { return memory_info().second; }
   uint64_t free_memory_bytes() const override { return memory_info().first; }
+  bool memory_is_host() const override { return false; }
 
   void* allocate(uint64_t bytes, MemoryTag tag) override {
     DeviceMemory& memory = memory_.emplace_back(std::max<uint64_t>(bytes, 16));
@@ -64,12 +65,23 @@ class CudaBackend final : public Backend {
   }
   std::map<MemoryTag, uint64_t> memory_by_tag() const override { return memory_by_tag_; }
 
+  uint64_t prepared_bytes(const TensorInfo& tensor) const override {
+    if (tensor.shape.size() != 2) return static_cast<uint64_t>(tensor.num_elements()) * sizeof(float);
+    const PackedLayout layout = packed_layout_of(tensor.format);
+    return static_cast<uint64_t>(packed_sizes(layout, tensor.format, tensor.shape[0], tensor.shape[1]).total());
+  }
+
   WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) override;
   const float* prepare_vector(const TensorInfo& tensor) override;
   int32_t preferred_step_tokens() const override { return 2048; }
   void finish_load(const StepLimits& limits) override;
   int planned_context(int max_context_len) const override;
   void run_step(const StepShape& shape, const std::function<void()>& forward) override;
+  GraphStats graph_stats() const override {
+    return {graphs_.captures(), graphs_.replays(), graphs_enabled_ ? "auto" : "never",
+            graphs_enabled_ ? "decode steps are recorded when their shape comes by again"
+                            : "runtime.cuda_graphs is \"never\", or ops are profiled"};
+  }
 
   void embed(const EmbedArgs& args) override {
     embed_rows({args.table, args.ids, args.scale, args.out.row<float>(0), args.out.row_stride,

@@ -69,6 +69,9 @@ TEST_CASE("a batch gives what each request gives alone, and repeats") {
   const std::string report = engine.report_json();
   CHECK(report_number(report, {"scheduler", "max_running"}) == 4);
   CHECK(report_number(report, {"kv", "blocks_used"}) == 0);
+  CHECK(contains(report, "\"cuda_graphs\":\"never\",\"cuda_graphs_reason\":\"the CPU"));
+  CHECK(report_number(report, {"graphs", "replays"}) == 0);
+  CHECK(report_number(report, {"graphs", "eager_steps"}) == report_number(report, {"timings", "forward_batches"}));
 }
 
 TEST_CASE("preempted sequences give the same tokens") {
