@@ -93,10 +93,10 @@ void imp_model_free(imp_model* model) { delete model; }
 
 const char* imp_model_arch(const imp_model* model) { return model ? model->spec.architecture.c_str() : ""; }
 const char* imp_model_chat_template(const imp_model* model) { return model ? model->chat_template.c_str() : ""; }
-int32_t imp_model_n_layers(const imp_model* model) { return model ? model->spec.num_layers : 0; }
-int32_t imp_model_d_model(const imp_model* model) { return model ? model->spec.hidden_size : 0; }
+int32_t imp_model_num_layers(const imp_model* model) { return model ? model->spec.num_layers : 0; }
+int32_t imp_model_hidden_size(const imp_model* model) { return model ? model->spec.hidden_size : 0; }
 int32_t imp_model_vocab_size(const imp_model* model) { return model ? model->spec.vocab_size : 0; }
-int32_t imp_model_max_seq_len(const imp_model* model) { return model ? model->spec.context_length : 0; }
+int32_t imp_model_context_length(const imp_model* model) { return model ? model->spec.context_length : 0; }
 
 namespace {
 

@@ -93,10 +93,10 @@ IMP_API void imp_model_free(imp_model* model);
 /* Texts live as long as the model. */
 IMP_API const char* imp_model_arch(const imp_model* model);
 IMP_API const char* imp_model_chat_template(const imp_model* model); /* "" where the file has none */
-IMP_API int32_t imp_model_n_layers(const imp_model* model);
-IMP_API int32_t imp_model_d_model(const imp_model* model);
+IMP_API int32_t imp_model_num_layers(const imp_model* model);
+IMP_API int32_t imp_model_hidden_size(const imp_model* model);
 IMP_API int32_t imp_model_vocab_size(const imp_model* model);
-IMP_API int32_t imp_model_max_seq_len(const imp_model* model); /* trained context */
+IMP_API int32_t imp_model_context_length(const imp_model* model); /* trained context */
 
 /* tokens == NULL with capacity 0 asks for the number only. Too small a capacity: IMP_ERROR_INVALID_ARG and *count
  * says what is needed. add_special: BOS and EOS as the model wants them. parse_special: the text of control tokens

@@ -117,7 +117,7 @@ TEST_CASE("NULL and nonsense are answers, not crashes") {
   CHECK(imp_context_create(nullptr, nullptr, nullptr) == IMP_ERROR_INVALID_ARG);
   CHECK(imp_generate(nullptr, "x", nullptr, nullptr, 0, nullptr) == IMP_ERROR_INVALID_ARG);
   CHECK(imp_prefill(nullptr, nullptr, 0, nullptr) == IMP_ERROR_INVALID_ARG);
-  CHECK(imp_model_n_layers(nullptr) == 0);
+  CHECK(imp_model_num_layers(nullptr) == 0);
   CHECK(std::string(imp_model_arch(nullptr)) == "");
   imp_cancel(nullptr);
   imp_set_logits_mask_fn(nullptr, nullptr, nullptr);
@@ -295,7 +295,7 @@ TEST_CASE("perplexity, report and explanation") {
       [&](char* b, size_t s, size_t* l) { return imp_context_explain_json(loaded.context, sizes, 2, b, s, l); });
   CHECK(contains(text, "\"m\":128"));
   CHECK(contains(imp_context_device(loaded.context), "cpu"));
-  CHECK(imp_context_max_seq_len(loaded.context) == imp_model_max_seq_len(loaded.model));
+  CHECK(imp_context_max_seq_len(loaded.context) == imp_model_context_length(loaded.model));
 }
 
 TEST_CASE("log lines go to the host's function") {
