@@ -7,17 +7,12 @@
 #include "core/parallel.h"
 #include "cpu/isa.h"
 
-namespace imp {
-struct Settings;
-}
-
 namespace imp::cpu {
 
 /// What the ops of the CPU backend run with.
 struct CpuContext {
   ThreadPool& pool;
   Isa isa;
-  const Settings* settings;       // may be null in tests
   std::string_view force_linear;  // name of the only linear candidate allowed, or empty
   /// Memory for one op call, shared by all ops in turn, aligned to 64. Reserved, not committed: pages that no op
   /// touches cost nothing. Contents are undefined at the start of an op.

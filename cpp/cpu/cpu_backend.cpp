@@ -35,7 +35,7 @@ class CpuBackend final : public Backend {
         pool_(options.num_threads > 0 ? options.num_threads : usable_cores()),
         force_linear_(options.force_linear),
         scratch_(kScratchBytes),
-        context_{pool_, isa_, options.settings, force_linear_, scratch_.bytes()},
+        context_{pool_, isa_, force_linear_, scratch_.bytes()},
         profiling_(options.settings && options.settings->diagnostics.profile) {
     if (options.settings) switches_ = linear_switches(*options.settings);
     linear_log_.launched = [this](std::string_view kernel) { count(kernel); };

@@ -8,6 +8,10 @@
 #include "ops/args.h"
 #include "ops/kernel_table.h"
 
+namespace imp {
+struct Settings;
+}
+
 namespace imp::cpu {
 
 /// Switches of the configuration that take kernels out of the choice.

@@ -20,7 +20,7 @@ class TestCpu {
     void* at = scratch_.data();
     size_t space = scratch_.size() * sizeof(float);
     std::align(64, 64, at, space);
-    return {pool_, isa_, nullptr, {}, {static_cast<std::byte*>(at), space}};
+    return {pool_, isa_, {}, {static_cast<std::byte*>(at), space}};
   }
 
  private:

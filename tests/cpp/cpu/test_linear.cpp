@@ -41,7 +41,7 @@ struct Bench {
   }
   void run(const LinearArgs& args, std::string_view forced = {}, Isa isa = detect_isa()) {
     std::memset(scratch.data(), 0xff, scratch.size());
-    run_linear({pool, isa, nullptr, forced, scratch}, switches, args, log);
+    run_linear({pool, isa, forced, scratch}, switches, args, log);
   }
 };
 
