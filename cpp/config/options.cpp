@@ -294,7 +294,7 @@ constexpr OptionRow kRows[] = {
     {"diagnostics.exit_layer", diagnostics<&Diagnostics::exit_layer>, kActive, "a,c", at_least(-1),
      "Go to the final norm and the LM head after this layer, counted from 0; -1 runs all."},
     {"diagnostics.profile", diagnostics<&Diagnostics::profile>, kActive, "a,c", kBool,
-     "Time each phase and kind of operation and print a table when a request ends."},
+     "Time each kind of operation and print a table when the engine ends."},
     {"diagnostics.graph_diag", diagnostics<&Diagnostics::graph_diag>, kPending, "a", kBool,
      "Log captures, replays and refusals of CUDA graphs."},
     {"diagnostics.graph_dump_dir", diagnostics<&Diagnostics::graph_dump_dir>, kPending, "a", kPath,
