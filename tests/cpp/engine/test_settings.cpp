@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <sstream>
 
 #include "support/engine_runs.h"
@@ -125,6 +126,35 @@ TEST_CASE("gemm.no_*: the integer kernels of decode can be switched off one by o
   Engine no_body = make_engine({{"gemm.no_dp4a_gemv", "true"}}, model);
   complete(no_body, prompt_of(8), greedy(6));
   CHECK(launches_of(no_body, "gemv_dp4a") < dp4a);
+}
+
+TEST_CASE("gemm.no_mmvq takes all integer kernels away; no_mmvq_q8_0 those of Q8_0 alone") {
+  const auto launched = [](const std::string& model, const Overrides& overrides) {
+    Engine engine = make_engine(overrides, model);
+    complete(engine, prompt_of(3), greedy(3));   // a few rows, then one at a time
+    complete(engine, prompt_of(20), greedy(1));  // many rows
+    std::map<std::string, double> launches;
+    for (const char* family : {"gemv_dp4a", "mmvq", "mmq", "gemv_dequant", "gemm_dequant"})
+      launches[family] = launches_of(engine, family);
+    return launches;
+  };
+  for (const std::string model : {"tiny-llama-q8_0", "tiny-qwen3-q4_k"}) {
+    CAPTURE(model);
+    const auto plain = launched(model, {});
+    if (plain.at("gemv_dp4a") == 0) {
+      MESSAGE("this machine has no integer kernels; nothing to switch off");
+      return;
+    }
+    CHECK(plain.at("mmvq") > 0);
+    CHECK(plain.at("mmq") > 0);
+
+    const auto none = launched(model, {{"gemm.no_mmvq", "true"}});
+    for (const char* family : {"gemv_dp4a", "mmvq", "mmq"}) CHECK_MESSAGE(none.at(family) == 0, family);
+    CHECK(none.at("gemv_dequant") > plain.at("gemv_dequant"));
+    CHECK(none.at("gemm_dequant") > plain.at("gemm_dequant"));
+    // One model has no quantized format but Q8_0, the other no Q8_0: the narrower key does all of this, or nothing.
+    CHECK(launched(model, {{"gemm.no_mmvq_q8_0", "true"}}) == (model == "tiny-llama-q8_0" ? none : plain));
+  }
 }
 
 TEST_CASE("generation.force_bos puts BOS in front, once") {
