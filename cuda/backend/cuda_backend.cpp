@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "exec/backend.h"
 #include "linear/dequantize.h"
+#include "model/spec.h"
 #include "norm/elementwise.h"
 #include "rope/qk_rope_kv.h"
 
@@ -70,6 +71,7 @@ class CudaBackend final : public Backend {
     const PackedLayout layout = packed_layout_of(tensor.format);
     return static_cast<uint64_t>(packed_sizes(layout, tensor.format, tensor.shape[0], tensor.shape[1]).total());
   }
+  uint64_t workspace_bytes(const StepLimits& limits, const ModelSpec& spec) const override;
 
   WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) override;
   const float* prepare_vector(const TensorInfo& tensor) override;
@@ -185,6 +187,20 @@ const float* CudaBackend::prepare_vector(const TensorInfo& tensor) {
   upload(data, values.data(), values.size() * sizeof(float));
   check(cudaStreamSynchronize(launch_.stream), "copying a vector");
   return static_cast<const float*>(data);
+}
+
+/// What finish_load() takes for such a model.
+uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec& spec) const {
+  int64_t cols = spec.hidden_size, intermediate = 0;
+  for (const LayerSpec& layer : spec.layers) {
+    const int64_t q_cols = int64_t{layer.attention.num_heads} * layer.attention.head_dim;
+    intermediate = std::max<int64_t>(intermediate, layer.ffn.intermediate_size);
+    cols = std::max({cols, q_cols, intermediate});
+  }
+  const int64_t rows = limits.max_tokens * (2 * cols + 2 * 4 * intermediate);
+  const int64_t partial = 4 * decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
+  return static_cast<uint64_t>(rows + 2 * kWeightSliceElements + partial) + kCublasWorkspaceBytes +
+         4096 * sizeof(int32_t);
 }
 
 void CudaBackend::finish_load(const StepLimits& limits) {

@@ -18,7 +18,7 @@ Engine on_device(const Overrides& overrides = {}, const std::string& name = "tin
   return Engine({.model_path = tiny_model(name),
                  .device = device,
                  .num_threads = 1,
-                 .memory_budget_bytes = uint64_t{64} << 20,
+                 .memory_budget_bytes = uint64_t{512} << 20,
                  .force_isa = {},
                  .force_linear = {}},
                 std::move(config));
