@@ -89,7 +89,7 @@ cuda-build: $(VENV)/.build-tools  ## compile the CUDA backend for every default 
 	  cmake --build $(BUILD)/cuda --parallel $(JOBS) --target imp_cuda cuda_test_no_device && \
 	  ctest --test-dir $(BUILD)/cuda --output-on-failure --no-tests=error -R cuda_test_no_device
 
-gpu-build: $(VENV)/.test-tools
+gpu-build: $(VENV)/.build-tools
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
 	  cmake -S . -B $(BUILD)/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DIMP_CUDA=ON -DIMP_BUILD_TESTS=ON \
 	  "-DIMP_CUDA_ARCHITECTURES=$(GPU_ARCHITECTURES)" -DIMP_DOCTEST_INCLUDE="$$doctest" && \
