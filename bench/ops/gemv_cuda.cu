@@ -61,8 +61,8 @@ struct Weight {
   std::vector<uint8_t> host;
 };
 
-Weight make(WeightFormat format, int64_t rows, int64_t cols, std::mt19937& rng, const LaunchContext& context, void* staging,
-            bool keep) {
+Weight make(WeightFormat format, int64_t rows, int64_t cols, std::mt19937& rng, const LaunchContext& context,
+            void* staging, bool keep) {
   Weight w;
   w.host = random_blocks(format, rows, cols, rng);
   const PackedLayout layout = packed_layout_of(format);
@@ -82,7 +82,8 @@ double max_error(const Weight& w, const std::vector<float>& x, const std::vector
     const int64_t r = i * (w.view.rows - 1) / std::max(1, rows_checked - 1);
     dequantize(w.view.format, w.host.data() + r * row_bytes(w.view.format, w.view.cols), row.data(), w.view.cols);
     double sum = 0, scale = 0;
-    for (int64_t c = 0; c < w.view.cols; ++c) sum += double(row[c]) * x[c], scale += double(row[c]) * row[c] * x[c] * x[c];
+    for (int64_t c = 0; c < w.view.cols; ++c)
+      sum += double(row[c]) * x[c], scale += double(row[c]) * row[c] * x[c] * x[c];
     worst = std::max(worst, std::abs(sum - y[r]) / (std::sqrt(scale) + 1e-9));
   }
   return worst;
@@ -128,8 +129,8 @@ int main(int argc, char** argv) {
       check(cudaMemcpy(x, hx.data(), hx.size() * 4, cudaMemcpyHostToDevice), "copy");
       check(cudaMemcpy(norm, hn.data(), hn.size() * 4, cudaMemcpyHostToDevice), "copy");
       const auto layout = packed_layout_of(format);
-      auto gemv = [&](std::vector<std::pair<const Weight*, float*>> outs, const float* in, int k, bool normed, bool accumulate,
-                      bool gated) {
+      auto gemv = [&](std::vector<std::pair<const Weight*, float*>> outs, const float* in, int k, bool normed,
+                      bool accumulate, bool gated) {
         GemvArgs a = {};
         a.x = in, a.x_stride = k, a.norm_weight = normed ? norm : nullptr, a.norm_epsilon = 1e-6f, a.tokens = tokens;
         a.accumulate = accumulate, a.gated = gated, a.activation = Activation::silu;
@@ -174,8 +175,8 @@ int main(int argc, char** argv) {
         }
         std::sort(times.begin(), times.end());
         const float ms = times[times.size() / 2];
-        std::printf("%-5s m=%d pdl=%d  %8.1f us/layer  %7.0f GB/s   rel.err q %.4f down %.4f\n", info(format).name.data(), tokens,
-                    pdl, ms * 1000 / layers, bytes / ms / 1e6, error_q, error_down);
+        std::printf("%-5s m=%d pdl=%d  %8.1f us/layer  %7.0f GB/s   rel.err q %.4f down %.4f\n",
+                    info(format).name.data(), tokens, pdl, ms * 1000 / layers, bytes / ms / 1e6, error_q, error_down);
         std::fflush(stdout);
         check(cudaGraphExecDestroy(exec), "graph");
         check(cudaGraphDestroy(graph), "graph");

@@ -17,8 +17,12 @@ void set_log_level(LogLevel lowest);
 void log_line(LogLevel level, std::string_view line);
 
 template <class... Parts>
-void log_info(const Parts&... parts) { log_line(LogLevel::info, cat(parts...)); }
+void log_info(const Parts&... parts) {
+  log_line(LogLevel::info, cat(parts...));
+}
 template <class... Parts>
-void log_warn(const Parts&... parts) { log_line(LogLevel::warn, cat(parts...)); }
+void log_warn(const Parts&... parts) {
+  log_line(LogLevel::warn, cat(parts...));
+}
 
 }  // namespace imp

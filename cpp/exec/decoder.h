@@ -11,9 +11,9 @@ namespace imp {
 /// One step's work as the decoder sees it: tokens of several sequences, one after another.
 struct ForwardBatch {
   int64_t num_tokens = 0;
-  const int32_t* token_ids = nullptr;    // [num_tokens]
+  const int32_t* token_ids = nullptr;  // [num_tokens]
   SequenceBatch sequences;
-  const int32_t* logit_rows = nullptr;   // [num_logit_rows]: the batch rows whose logits are wanted
+  const int32_t* logit_rows = nullptr;  // [num_logit_rows]: the batch rows whose logits are wanted
   int64_t num_logit_rows = 0;
 };
 
@@ -21,13 +21,13 @@ struct ForwardBatch {
 class ForwardObserver {
  public:
   virtual ~ForwardObserver() = default;
-  virtual void on_hidden(int layer, TensorView hidden) = 0;        // residual stream; layer -1: embeddings
-  virtual void on_ffn_activation(int layer, TensorView act) = 0;   // [tokens, intermediate_size], before down_proj
+  virtual void on_hidden(int layer, TensorView hidden) = 0;       // residual stream; layer -1: embeddings
+  virtual void on_ffn_activation(int layer, TensorView act) = 0;  // [tokens, intermediate_size], before down_proj
 };
 
 struct DecoderOptions {
-  int64_t max_tokens = 0;        // in one batch
-  int exit_layer = -1;           // diagnostics.exit_layer: stop after this layer; -1: all
+  int64_t max_tokens = 0;  // in one batch
+  int exit_layer = -1;     // diagnostics.exit_layer: stop after this layer; -1: all
   bool no_logit_softcap = false;
   float ffn_skip_threshold = 0;
 };

@@ -16,17 +16,17 @@ enum class LinearRole : uint8_t { qkv, o, gate_up, down, lm_head };
 
 /// out[t, :] = scale * table[ids[t], :]
 struct EmbedArgs {
-  WeightView table;           // [vocab_size, hidden_size]
-  const int32_t* ids;         // [tokens]
+  WeightView table;    // [vocab_size, hidden_size]
+  const int32_t* ids;  // [tokens]
   float scale;
-  TensorView out;             // [tokens, hidden_size]
+  TensorView out;  // [tokens, hidden_size]
 };
 
 /// y[t, :] = weight * x[t, :] / sqrt(mean(x[t, :]^2) + epsilon); y may alias x.
 /// With `add_to`: add_to[t, :] += that instead, and y is not written.
 struct RmsNormArgs {
-  TensorView x;               // [tokens, n]
-  const float* weight;        // [n]
+  TensorView x;         // [tokens, n]
+  const float* weight;  // [n]
   float epsilon;
   TensorView y;
   TensorView add_to = {};
@@ -34,9 +34,9 @@ struct RmsNormArgs {
 
 /// One product of a linear: y[t, :] (+)= h[t, :] * W^T + bias.
 struct LinearOutput {
-  WeightView weight;          // [n_i, k]
-  const float* bias;          // [n_i] or null
-  TensorView y;               // [tokens, n_i]
+  WeightView weight;  // [n_i, k]
+  const float* bias;  // [n_i] or null
+  TensorView y;       // [tokens, n_i]
 };
 
 /// h = rms_norm(x; norm_weight) where norm_weight is set, else x. Each output i is then h * W_i^T + bias_i:
@@ -48,12 +48,12 @@ struct LinearArgs {
   int64_t num_rows = 0;                  // used with row_indices
   const float* norm_weight = nullptr;    // [k]
   float norm_epsilon = 0;
-  std::span<const LinearOutput> outputs; // 1 to 3, all with the same k
+  std::span<const LinearOutput> outputs;  // 1 to 3, all with the same k
   bool accumulate = false;
   bool gated = false;
   Activation activation = Activation::silu;
   LinearRole role = LinearRole::qkv;
-  float skip_threshold = 0;              // ffn.sparsity_threshold: 32-blocks of x whose amax is below count as zero
+  float skip_threshold = 0;  // ffn.sparsity_threshold: 32-blocks of x whose amax is below count as zero
 
   int64_t tokens() const { return row_indices ? num_rows : x.rows; }
 };
@@ -63,36 +63,36 @@ struct LinearArgs {
 struct KvLayerView {
   void* k;
   void* v;
-  DType dtype;                // f16
+  DType dtype;  // f16
   int num_kv_heads;
   int head_dim;
-  int block_size;             // tokens in a block: 16
+  int block_size;  // tokens in a block: 16
 };
 
 /// Where each token of a batch lives. Sequence s owns rows [query_start[s], query_start[s+1]) of the batch; its token
 /// at position p is in slot block_tables[s * block_table_stride + p / block_size] * block_size + p % block_size.
 struct SequenceBatch {
   int num_sequences = 0;
-  const int32_t* query_start = nullptr;    // [num_sequences + 1]
-  const int32_t* context_len = nullptr;    // [num_sequences], the new tokens included
-  const int32_t* block_tables = nullptr;   // [num_sequences, block_table_stride]
+  const int32_t* query_start = nullptr;   // [num_sequences + 1]
+  const int32_t* context_len = nullptr;   // [num_sequences], the new tokens included
+  const int32_t* block_tables = nullptr;  // [num_sequences, block_table_stride]
   int block_table_stride = 0;
-  const int32_t* positions = nullptr;      // [tokens]
-  int max_query_len = 0;                   // host-side hints for choosing kernels
+  const int32_t* positions = nullptr;  // [tokens]
+  int max_query_len = 0;               // host-side hints for choosing kernels
   int max_context_len = 0;
 };
 
 /// q, k <- RoPE(RMS norm per head (where the weights are set)); then k and v go to their slots in the cache.
 /// q is rewritten in place; k and v are left in an unspecified state.
 struct QkRopeKvArgs {
-  TensorView q;               // [tokens, num_heads * head_dim]
-  TensorView k, v;            // [tokens, num_kv_heads * head_dim]
+  TensorView q;     // [tokens, num_heads * head_dim]
+  TensorView k, v;  // [tokens, num_kv_heads * head_dim]
   int head_dim;
   const float *q_norm, *k_norm;  // [head_dim] or null
   float norm_epsilon;
   RopePairing pairing;
   int rotary_dim;
-  const float* inv_freq;      // [rotary_dim / 2]
+  const float* inv_freq;  // [rotary_dim / 2]
   float rope_magnitude;
   KvLayerView cache;
   SequenceBatch batch;
@@ -101,12 +101,12 @@ struct QkRopeKvArgs {
 /// out[t, h, :] = sum_j softmax_j(cap(scale * q[t, h, :] . k_j)) v_j over the j <= position(t) of t's sequence that lie
 /// in the window; cap(z) = softcap * tanh(z / softcap) where softcap > 0. kv head of h: h / (num_heads / num_kv_heads).
 struct AttentionArgs {
-  TensorView q;               // [tokens, num_heads * head_dim], after RoPE
-  TensorView out;             // the same shape; may not alias q
+  TensorView q;    // [tokens, num_heads * head_dim], after RoPE
+  TensorView out;  // the same shape; may not alias q
   int num_heads;
   float scale;
   float softcap;
-  int sliding_window;         // 0: none
+  int sliding_window;  // 0: none
   KvLayerView cache;
   SequenceBatch batch;
 };

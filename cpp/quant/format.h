@@ -8,7 +8,23 @@ namespace imp {
 
 /// How a weight is stored. Names and layouts are those of GGUF (`ggml type`).
 enum class WeightFormat : uint8_t {
-  f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4,
+  f32,
+  f16,
+  bf16,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  iq4_nl,
+  iq4_xs,
+  mxfp4,
+  nvfp4,
 };
 inline constexpr int kNumWeightFormats = 17;
 

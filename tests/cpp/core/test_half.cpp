@@ -1,9 +1,9 @@
-#include "core/half.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <limits>
+
+#include "core/half.h"
 
 using namespace imp;
 
