@@ -109,9 +109,10 @@ def check_dead_files(files: list[Path]) -> Iterator[str]:
         for target in INCLUDE.findall(text):
             included.add(target)
             included.add(str(path.parent / target))
-    for path, _ in sources(files, "cpp", "cuda"):
+    for path, _ in sources(files, "cpp", "cuda", "bench"):
         name = path.as_posix()
-        if path.suffix in {".cpp", ".cu", ".c"} and path.name not in lists:
+        stem = "/".join(path.with_suffix("").parts[1:])  # imp_bench() takes stems
+        if path.suffix in {".cpp", ".cu", ".c"} and path.name not in lists and f"({stem} " not in lists:
             yield f"{name}: in no CMakeLists.txt"
         if path.suffix in {".h", ".cuh", ".inc"} and path.parts[:2] != ("cpp", "include"):
             short = "/".join(path.parts[1:])
