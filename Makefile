@@ -11,7 +11,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 # What the installed package is made of; the stamps below are older than any of them when a rebuild is due.
 SOURCES := $(shell git ls-files 2>/dev/null -- cpp cuda python third_party CMakeLists.txt pyproject.toml README.md)
 
-.PHONY: demo test install test-cpp test-python lint format types tidy check asan bench cuda-build gpu-build gpu-test gpu-sanitize clean help
+.PHONY: demo test install test-cpp test-python lint format types tidy check asan bench cpu-build gpu-build gpu-test gpu-sanitize clean help
 
 demo: install  ## build, install, fetch a small model and let it answer PROMPT="..."
 	@$(BIN)/imp pull $(MODEL)
@@ -82,12 +82,11 @@ bench: install  ## prompt processing and generation speed of MODEL, as llama-ben
 
 GPU_ARCHITECTURES ?= 90a;120a
 
-cuda-build: $(VENV)/.build-tools  ## compile the CUDA backend for every default architecture (needs nvcc, no GPU) and test its refusals
+cpu-build: $(VENV)/.build-tools  ## the build of a machine without nvcc: compiles, refuses CUDA in words, runs a model
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
-	  cmake -S . -B $(BUILD)/cuda -G Ninja -DCMAKE_BUILD_TYPE=Release -DIMP_CUDA=ON -DIMP_BUILD_TESTS=ON \
-	    -DIMP_DOCTEST_INCLUDE="$$doctest" && \
-	  cmake --build $(BUILD)/cuda --parallel $(JOBS) --target imp_cuda cuda_test_no_device && \
-	  ctest --test-dir $(BUILD)/cuda --output-on-failure --no-tests=error -R cuda_test_no_device
+	  cmake --preset cpu -DIMP_DOCTEST_INCLUDE="$$doctest" >/dev/null && \
+	  cmake --build --preset cpu --parallel $(JOBS) --target exec_test_no_cuda engine_test_engine && \
+	  ctest --preset cpu --no-tests=error -R "exec_test_no_cuda|engine_test_engine"
 
 gpu-build: $(VENV)/.build-tools
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
