@@ -30,19 +30,17 @@ class Runner {
   std::span<float> run(std::span<const RunChunk> chunks, std::span<const BlockCopy> copies = {});
 
  private:
-  struct Array {
-    std::vector<int32_t> host;
-    int32_t* device = nullptr;
-  };
-  Array make_array(size_t size);
-  const int32_t* upload(Array& array);
   void add(const RunChunk& chunk);
+  const int32_t* place(const std::vector<int32_t>& values);
 
   LoadedModel& model_;
   int block_table_stride_;
-  Array token_ids_, positions_, query_start_, context_len_, block_tables_, logit_rows_;
-  float* logits_;                   // backend memory [max_logit_rows, vocab_size]
-  std::vector<float> host_logits_;  // empty where the backend's memory is the host's
+  // Of one step, [their sizes in the batch]; on the host, then packed into one array for the device.
+  std::vector<int32_t> token_ids_, positions_, query_start_, context_len_, block_tables_, logit_rows_;
+  std::vector<int32_t> packed_;
+  int32_t* device_packed_;
+  float* logits_;                 // backend memory [max_logit_rows, vocab_size]
+  float* host_logits_ = nullptr;  // null where the backend's memory is the host's
   int max_query_len_ = 0, max_context_len_ = 0;
 };
 

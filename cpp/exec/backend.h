@@ -78,6 +78,9 @@ class Backend {
   virtual uint64_t free_memory_bytes() const = 0;
   /// Whether the host may read and write what allocate() gives.
   virtual bool memory_is_host() const { return true; }
+  /// Host memory that downloads are fast into; lives as long as the backend. For backends whose own memory is
+  /// elsewhere.
+  virtual void* allocate_host(uint64_t bytes);
 
   /// Zero-filled memory that lives as long as the backend. Only at load.
   virtual void* allocate(uint64_t bytes, MemoryTag tag) = 0;

@@ -57,6 +57,9 @@ class CudaBackend final : public Backend {
   uint64_t total_memory_bytes() const override { return memory_info().second; }
   uint64_t free_memory_bytes() const override { return memory_info().first; }
   bool memory_is_host() const override { return false; }
+  void* allocate_host(uint64_t bytes) override {
+    return pinned_.emplace_back(std::make_unique<PinnedMemory>(bytes))->data();
+  }
 
   void* allocate(uint64_t bytes, MemoryTag tag) override {
     DeviceMemory& memory = memory_.emplace_back(std::max<uint64_t>(bytes, 16));
@@ -148,6 +151,7 @@ class CudaBackend final : public Backend {
   bool deterministic_ = false;
 
   std::vector<DeviceMemory> memory_;
+  std::vector<std::unique_ptr<PinnedMemory>> pinned_;
   std::map<MemoryTag, uint64_t> memory_by_tag_;
   std::map<const void*, WeightView> prepared_;  // by the file's bytes: a tied head is one weight
   std::unique_ptr<WeightUpload> weight_upload_ = std::make_unique<WeightUpload>();
