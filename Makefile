@@ -82,10 +82,10 @@ bench: install  ## prompt processing and generation speed of MODEL, as llama-ben
 
 GPU_ARCHITECTURES ?= 90a;120a
 
-cpu-build: $(VENV)/.build-tools  ## the build of a machine without nvcc: compiles, refuses CUDA in words, runs a model
+cpu-build: $(VENV)/.build-tools  ## the build of a machine without nvcc: compiles with the benchmarks, refuses CUDA in words, runs a model
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
 	  cmake --preset cpu -DIMP_DOCTEST_INCLUDE="$$doctest" >/dev/null && \
-	  cmake --build --preset cpu --parallel $(JOBS) --target exec_test_no_cuda engine_test_engine && \
+	  cmake --build --preset cpu --parallel $(JOBS) --target exec_test_no_cuda engine_test_engine benchmarks && \
 	  ctest --preset cpu --no-tests=error -R "exec_test_no_cuda|engine_test_engine"
 
 gpu-build: $(VENV)/.build-tools

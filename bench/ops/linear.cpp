@@ -84,7 +84,7 @@ struct Bench {
     std::vector<float> x = random.outlier_heavy(m, shape.k), y(m * shape.n);
     LinearLog log{[this](std::string_view name) { kernel = name; }, 0, 0};
     auto* base = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
-    const CpuContext context = {pool, isa, nullptr, forced, {base, scratch.size() - 64}};
+    const CpuContext context = {pool, isa, forced, {base, scratch.size() - 64}};
     const int64_t matrices = std::max<int64_t>(1, kWeightBytes / bytes);
     const bool cpu_time = pool.num_threads() == 1;
     double least = 1e9;

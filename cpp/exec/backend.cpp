@@ -13,6 +13,4 @@ std::string_view memory_tag_name(MemoryTag tag) {
   return "?";
 }
 
-void* Backend::allocate_host(uint64_t) { fail(ErrorCode::internal, name(), "'s memory is the host's own"); }
-
 }  // namespace imp

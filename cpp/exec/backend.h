@@ -80,7 +80,7 @@ class Backend {
   virtual bool memory_is_host() const { return true; }
   /// Host memory that downloads are fast into; lives as long as the backend. For backends whose own memory is
   /// elsewhere.
-  virtual void* allocate_host(uint64_t bytes);
+  virtual void* allocate_host(uint64_t) { fail(ErrorCode::internal, name(), "'s memory is the host's own"); }
 
   /// Zero-filled memory that lives as long as the backend. Only at load.
   virtual void* allocate(uint64_t bytes, MemoryTag tag) = 0;
