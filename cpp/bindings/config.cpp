@@ -21,20 +21,6 @@ Origin origin_of(std::string_view name) {
   fail(ErrorCode::invalid_argument, "unknown origin '", name, "'; a caller may use set, flag or api");
 }
 
-const char* origin_text(Origin origin) {
-  switch (origin) {
-    case Origin::default_value: return "default";
-    case Origin::environment: return "env";
-    case Origin::file: return "file";
-    case Origin::set: return "set";
-    case Origin::flag: return "flag";
-    case Origin::api: return "api";
-    case Origin::implied: return "implied";
-    case Origin::automatic: return "auto";
-  }
-  return "unknown";
-}
-
 // One row of the option table; `allowed` is the text of error messages and documentation.
 nb::dict option_row(const OptionRow& row) {
   nb::dict out;
@@ -74,7 +60,7 @@ void bind_config(nb::module_& m) {
           "source",
           [](const Config& self, std::string_view key) {
             const OptionSource& source = self.source(key);
-            return std::make_tuple(std::string(origin_text(source.origin)), source.detail);
+            return std::make_tuple(std::string(origin_name(source.origin)), source.detail);
           },
           nb::arg("key"), "(origin, detail) of the effective value")
       .def("is_explicit", &Config::is_explicit, nb::arg("key"))

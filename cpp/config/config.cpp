@@ -17,6 +17,20 @@
 #include "core/log.h"
 
 namespace imp {
+std::string_view origin_name(Origin origin) {
+  switch (origin) {
+    case Origin::default_value: return "default";
+    case Origin::environment: return "env";
+    case Origin::file: return "file";
+    case Origin::set: return "set";
+    case Origin::flag: return "flag";
+    case Origin::api: return "api";
+    case Origin::implied: return "implied";
+    case Origin::automatic: return "auto";
+  }
+  return "";
+}
+
 namespace {
 
 constexpr size_t kMaxWarnings = 100;
@@ -31,20 +45,6 @@ int rank(Origin origin) {
     case Origin::flag: return 4;
     default: return 0;
   }
-}
-
-std::string_view origin_name(Origin origin) {
-  switch (origin) {
-    case Origin::default_value: return "default";
-    case Origin::environment: return "env";
-    case Origin::file: return "file";
-    case Origin::set: return "set";
-    case Origin::flag: return "flag";
-    case Origin::api: return "api";
-    case Origin::implied: return "implied";
-    case Origin::automatic: return "auto";
-  }
-  return "";
 }
 
 std::string_view environment(const char* name) {

@@ -14,6 +14,9 @@ using OptionValue = std::variant<bool, int64_t, double, std::string>;
 /// Where an effective value came from, lowest precedence first (docs/configuration.md).
 enum class Origin : uint8_t { default_value, environment, file, set, flag, api, implied, automatic };
 
+/// "default", "env", "file", "set", "flag", "api", "implied" or "auto".
+std::string_view origin_name(Origin origin);
+
 struct OptionSource {
   Origin origin = Origin::default_value;
   std::string detail;  // "imp.conf:12", "IMP_DETERMINISTIC", "--set kv_cache.dtype=fp8", "runtime.deterministic", ""
