@@ -66,6 +66,7 @@ void settle_settings(const LoadedModel& model, Config& config, std::vector<std::
   const auto is_q8_0 = [](const LayerWeights& layer) { return layer.down_proj.format == WeightFormat::q8_0; };
   if (settings.ffn.sparsity_threshold > 0 && std::ranges::none_of(model.weights.layers, is_q8_0))
     note_inert(inert, "ffn.sparsity_threshold has no effect: no down_proj is Q8_0");
+  for (std::string& sentence : model.backend->without_effect(settings)) note_inert(inert, std::move(sentence));
 }
 
 /// What the weights will take on the device; a backend may hold them in another form than the file.

@@ -104,6 +104,8 @@ class Backend {
   virtual int planned_context(int max_context_len) const { return max_context_len; }
   /// Runs `forward`, or replays what it launched the last time this shape ran.
   virtual void run_step(const StepShape&, const std::function<void()>& forward) { forward(); }
+  /// Settings that somebody changed and this backend has no mechanism for, a sentence each.
+  virtual std::vector<std::string> without_effect(const Settings&) const { return {}; }
   virtual GraphStats graph_stats() const { return {0, 0, "never", "the CPU runs every step as it is"}; }
 
   virtual void embed(const EmbedArgs& args) = 0;

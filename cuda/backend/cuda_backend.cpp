@@ -82,6 +82,7 @@ class CudaBackend final : public Backend {
   void finish_load(const StepLimits& limits) override;
   int planned_context(int max_context_len) const override;
   void run_step(const StepShape& shape, const std::function<void()>& forward) override;
+  std::vector<std::string> without_effect(const Settings& settings) const override;
   GraphStats graph_stats() const override {
     return {graphs_.captures(), graphs_.replays(), graphs_enabled_ ? "auto" : "never",
             graphs_enabled_ ? "decode steps are recorded when their shape comes by again"
@@ -191,6 +192,16 @@ const float* CudaBackend::prepare_vector(const TensorInfo& tensor) {
   upload(data, values.data(), values.size() * sizeof(float));
   check(cudaStreamSynchronize(launch_.stream), "copying a vector");
   return static_cast<const float*>(data);
+}
+
+std::vector<std::string> CudaBackend::without_effect(const Settings& settings) const {
+  std::vector<std::string> sentences;
+  if (settings.ffn.sparsity_threshold > 0)
+    sentences.push_back("ffn.sparsity_threshold has no effect on CUDA: its kernels read and use every block");
+  if (settings.generation.lm_dequant_fp16) sentences.push_back("generation.lm_dequant_fp16 has no effect on CUDA yet");
+  if (settings.diagnostics.profile)
+    sentences.push_back("diagnostics.profile gives no figures on CUDA yet; it only keeps steps from being replayed");
+  return sentences;
 }
 
 /// What finish_load() takes for such a model.

@@ -35,6 +35,7 @@ struct LinearProblem {
   int64_t m, n, k;
   int64_t max_shared_bytes;  // that a block can have
   LinearSwitches switches;
+  bool mixed = false;  // gate and up are stored in different formats
 };
 
 using LinearLaunch = void (*)(const LinearContext&, const LinearArgs&);

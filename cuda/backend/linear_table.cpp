@@ -31,6 +31,7 @@ GemvArgs to_gemv(const LinearArgs& args) {
 
 const char* reject_gemv_dp4a(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
+  if (p.mixed) return "gate and up are stored in different formats";
   if (p.m > kGemvMaxTokens) return "more than 8 tokens";
   if (p.k % 32 != 0) return "k is not a multiple of 32";
   if (gemv_dp4a_shared_bytes(static_cast<int>(p.k), static_cast<int>(p.m)) + kGemvStaticBytes > p.max_shared_bytes)
@@ -47,6 +48,7 @@ void launch_gemv_dp4a(const LinearContext& context, const LinearArgs& args) {
 
 const char* reject_gemv_rows(const LinearProblem& p) {
   if (!is_float(p.format)) return "weight is a block format";
+  if (p.mixed) return "gate and up are stored in different formats";
   if (p.m > kGemvMaxTokens) return "more than 8 tokens";
   if (p.k % 8 != 0) return "k is not a multiple of 8";
   if (gemv_rows_shared_bytes(p.format, static_cast<int>(p.k), static_cast<int>(p.m)) + kGemvStaticBytes >
@@ -109,16 +111,17 @@ constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
 };
 constexpr KernelTable<LinearProblem, LinearLaunch> kLinearTable{"linear", kLinear};
 
-LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, const LinearOutput& output) {
-  return {args.role,          output.weight.format, args.tokens(),
-          output.weight.rows, args.x.cols,          context.launch.max_shared_bytes,
-          context.switches};
-}
-
 bool one_layout(const LinearArgs& args) {
   for (const LinearOutput& output : args.outputs)
     if (output.weight.format != args.outputs[0].weight.format) return false;
   return true;
+}
+
+LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, const LinearOutput& output) {
+  return {args.role,        output.weight.format,
+          args.tokens(),    output.weight.rows,
+          args.x.cols,      context.launch.max_shared_bytes,
+          context.switches, args.gated && !one_layout(args)};
 }
 
 }  // namespace
@@ -127,11 +130,10 @@ const KernelTable<LinearProblem, LinearLaunch>& linear_table() { return kLinearT
 
 void run_linear(const LinearContext& context, const LinearArgs& args, std::string_view forced) {
   if (args.tokens() == 0) return;
-  if (one_layout(args)) {
+  if (args.gated || one_layout(args)) {
     const auto& entry = kLinearTable.select(problem_of(context, args, args.outputs[0]), forced);
     return entry.launch(context, args);
   }
-  if (args.gated) return launch_dequant_gemm(context, args);
   // Q4_K_M files store v in Q6_K in some layers: outputs of one format together, the others after them.
   LinearArgs part = args;
   for (size_t begin = 0; begin < args.outputs.size();) {
