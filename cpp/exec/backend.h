@@ -86,6 +86,8 @@ class Backend {
   virtual void* allocate(uint64_t bytes, MemoryTag tag) = 0;
   virtual std::map<MemoryTag, uint64_t> memory_by_tag() const = 0;
 
+  /// Throws what of the model this backend has no kernel for: at load, before any memory is taken.
+  virtual void check_model(const ModelSpec&) const {}
   /// For the memory plan, before anything is prepared: what a tensor of the file will take here, and what finish_load()
   /// and the ops will take besides the weights and the activations.
   virtual uint64_t prepared_bytes(const TensorInfo& tensor) const { return tensor.data.size(); }

@@ -1,5 +1,7 @@
 #include "attention/attention.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace imp::cuda {
@@ -21,8 +23,7 @@ void attention_prefill_hd256(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd256(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 
 bool attention_head_dim_supported(int head_dim) {
-  return head_dim == 16 || head_dim == 32 || head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128 ||
-         head_dim == 256;
+  return std::ranges::find(kAttentionHeadDims, head_dim) != std::end(kAttentionHeadDims);
 }
 
 int64_t decode_partial_floats(int num_sequences, int num_kv_heads, int num_splits, int head_dim) {

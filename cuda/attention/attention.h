@@ -17,6 +17,8 @@ struct AttentionScratch {
 inline constexpr int kDecodeRows = 16;
 inline constexpr int kMaxSplits = 64;
 
+/// Widths of a head that there are instances for.
+inline constexpr int kAttentionHeadDims[] = {16, 32, 64, 80, 96, 128, 256};
 bool attention_head_dim_supported(int head_dim);
 
 /// See AttentionArgs; oracle cpp/reference/attention.cpp. Scores and sums in fp32, q, k, p and v in f16 on the tensor

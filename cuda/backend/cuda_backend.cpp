@@ -3,7 +3,7 @@
 #include <map>
 #include <set>
 
-#include "attention/attention.h"
+#include "backend/attention_ops.h"
 #include "backend/device_facts.h"
 #include "backend/device_memory.h"
 #include "backend/linear_ops.h"
@@ -24,7 +24,6 @@ using namespace cuda;
 
 constexpr size_t kCublasWorkspaceBytes = size_t{64} << 20;
 constexpr int64_t kWeightSliceElements = int64_t{64} << 20;  // bf16 scratch of a prefill: 128 MiB
-constexpr int kMinKeysPerSplit = 128;
 
 class CudaBackend final : public Backend {
  public:
@@ -75,6 +74,7 @@ class CudaBackend final : public Backend {
     return static_cast<uint64_t>(packed_sizes(layout, tensor.format, tensor.shape[0], tensor.shape[1]).total());
   }
   uint64_t workspace_bytes(const StepLimits& limits, const ModelSpec& spec) const override;
+  void check_model(const ModelSpec& spec) const override { check_attention(spec); }
 
   WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) override;
   const float* prepare_vector(const TensorInfo& tensor) override;
@@ -102,7 +102,10 @@ class CudaBackend final : public Backend {
   void qk_rope_kv(const QkRopeKvArgs& args) override {
     cuda::qk_rope_kv(args, static_cast<int>(args.q.cols / args.head_dim), launch_);
   }
-  void attention(const AttentionArgs& args) override;
+  void attention(const AttentionArgs& args) override {
+    attention_.launch = launch_;
+    run_attention(attention_, args);
+  }
   void softcap(const SoftcapArgs& args) override { cuda::softcap(args, launch_); }
 
   void upload(void* dst, const void* src, uint64_t bytes) override {
@@ -121,22 +124,12 @@ class CudaBackend final : public Backend {
         {query.role, query.format, query.m, query.n, query.k, launch_.max_shared_bytes, linear_.switches});
   }
   std::vector<Verdict> explain_attention(const AttentionQuery& query) const override {
-    const bool supported = attention_head_dim_supported(query.head_dim);
-    const bool decode = is_decode(query.max_query_len, query.num_heads / std::max(1, query.num_kv_heads));
-    const char* no_kernel = supported ? nullptr : "no instance for this head_dim";
-    return {{"attention_decode",
-             !supported ? no_kernel
-             : decode   ? nullptr
-                        : "more than 16 query rows a kv head",
-             supported && decode},
-            {"attention_prefill", no_kernel, supported && !decode}};
+    return cuda::explain_attention(attention_, query);
   }
   std::map<std::string, int64_t> launches() const override { return launches_; }
   std::map<std::string, OpProfile> profile() const override { return {}; }
 
  private:
-  static bool is_decode(int max_query_len, int group) { return max_query_len * group <= kDecodeRows; }
-
   std::pair<uint64_t, uint64_t> memory_info() const {
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
@@ -160,7 +153,7 @@ class CudaBackend final : public Backend {
 
   CublasLt cublaslt_;
   LinearContext linear_ = {};
-  AttentionScratch attention_ = {};
+  AttentionContext attention_ = {};
   StepGraphs graphs_;
 };
 
@@ -232,27 +225,11 @@ void CudaBackend::finish_load(const StepLimits& limits) {
       static_cast<float*>(allocate(tokens * static_cast<uint64_t>(max_intermediate_) * 4, MemoryTag::workspace));
   cublaslt_.open(allocate(kCublasWorkspaceBytes, MemoryTag::workspace), kCublasWorkspaceBytes, deterministic_);
   // Splits times kv heads times sequences never exceeds what num_splits() hands out.
-  attention_.num_counters = 4096;
-  attention_.counters = static_cast<int32_t*>(allocate(4096 * sizeof(int32_t), MemoryTag::workspace));
-  attention_.partial_floats = decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
-  attention_.partial =
-      static_cast<float*>(allocate(static_cast<uint64_t>(attention_.partial_floats) * 4, MemoryTag::workspace));
-}
-
-void CudaBackend::attention(const AttentionArgs& args) {
-  const int kv_heads = args.cache.num_kv_heads, group = args.num_heads / kv_heads;
-  const int pairs = args.batch.num_sequences * kv_heads;
-  if (!is_decode(args.batch.max_query_len, group) || pairs > attention_.num_counters)
-    return attention_prefill(args, launch_);
-  // Enough blocks to fill the card twice, each with keys enough to be worth its start.
-  const int context = args.sliding_window > 0 ? std::min(args.batch.max_context_len, args.sliding_window + 64)
-                                              : args.batch.max_context_len;
-  int splits = std::max(1, 2 * launch_.num_sms / pairs);
-  splits = std::min({splits, kMaxSplits, std::max(1, context / kMinKeysPerSplit)});
-  while (splits > 1 && decode_partial_floats(args.batch.num_sequences, kv_heads, splits, args.cache.head_dim) >
-                           attention_.partial_floats)
-    --splits;
-  attention_decode(args, splits, attention_, launch_);
+  attention_.scratch.num_counters = 4096;
+  attention_.scratch.counters = static_cast<int32_t*>(allocate(4096 * sizeof(int32_t), MemoryTag::workspace));
+  attention_.scratch.partial_floats = decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
+  attention_.scratch.partial =
+      static_cast<float*>(allocate(static_cast<uint64_t>(attention_.scratch.partial_floats) * 4, MemoryTag::workspace));
 }
 
 int CudaBackend::planned_context(int max_context_len) const {
