@@ -11,7 +11,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 # What the installed package is made of; the stamps below are older than any of them when a rebuild is due.
 SOURCES := $(shell git ls-files 2>/dev/null -- cpp cuda python third_party CMakeLists.txt pyproject.toml README.md)
 
-.PHONY: demo test install test-cpp test-python lint format types tidy check asan bench cpu-build gpu-build gpu-test gpu-sanitize clean help
+.PHONY: demo test install test-cpp test-python lint format types tidy check asan bench cpu-build gpu-build gpu-test gpu-sanitize gpu-bench clean help
 
 demo: install  ## build, install, fetch a small model and let it answer PROMPT="..."
 	@$(BIN)/imp pull $(MODEL)
@@ -99,6 +99,16 @@ gpu-test: gpu-build  ## the CUDA tests on this machine's GPU, into bench/results
 
 gpu-sanitize: gpu-build  ## the CUDA op tests under compute-sanitizer, into bench/results/gpu-sanitize-<gpu>.json
 	@$(BIN)/python tools/gpu_test.py $(BUILD)/gpu/tests --sanitize --jobs $(JOBS)
+
+MODELS ?= $(BUILD)/bench-models
+LLAMA_BENCH ?=
+$(VENV)/.bench-tools: $(VENV)/.created
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "gguf>=0.17"
+	@touch $@
+
+gpu-bench: install $(VENV)/.bench-tools  ## speed on this machine's GPU, beside LLAMA_BENCH=PATH, into bench/results/gpu-bench-<gpu>.json
+	@mkdir -p $(MODELS)
+	@$(BIN)/python tools/gpu_bench.py --models $(MODELS) $(if $(LLAMA_BENCH),--llama-bench $(LLAMA_BENCH))
 
 clean:  ## remove what was built
 	rm -rf $(BUILD) $(VENV) .deps dist

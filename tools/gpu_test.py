@@ -35,6 +35,11 @@ def gpu_facts() -> dict[str, str]:
     return dict(zip(fields, (value.strip() for value in line.split(",")), strict=True))
 
 
+def gpu_slug(facts: dict[str, str]) -> str:
+    """The GPU's name as a part of a file's: NVIDIA H200 is h200."""
+    return re.sub(r"[^a-z0-9]+", "-", facts["name"].lower().removeprefix("nvidia ")).strip("-")
+
+
 def commit() -> str:
     """The commit under test, with a + where files differ from it."""
     try:
@@ -100,7 +105,6 @@ def main() -> int:
 
     failed = [name for name, result in results.items() if result["exit"] != 0]
     kind = "gpu-sanitize" if args.sanitize else "gpu-test"
-    slug = re.sub(r"[^a-z0-9]+", "-", gpu["name"].lower().removeprefix("nvidia ")).strip("-")
     report = {
         "kind": kind,
         "commit": args.commit or commit(),
@@ -110,7 +114,7 @@ def main() -> int:
         "results": results,
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"{kind}-{slug}.json"
+    path = args.out / f"{kind}-{gpu_slug(gpu)}.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
     print(f"{len(results) - len(failed)} of {len(results)} passed on {gpu['name']}; written to {path}")
     return 1 if failed or not results else 0

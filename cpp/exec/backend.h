@@ -141,4 +141,19 @@ std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int de
 /// Null where a CUDA device can be used, else one line why not.
 std::string why_no_cuda();
 
+/// A CUDA device as people ask about it. Versions are CUDA's, as 1000 * major + 10 * minor.
+struct CudaDevice {
+  int index = 0;
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int driver_version = 0, runtime_version = 0;
+  std::string architectures;  // that this build has kernels for: "90a,120a"
+  uint64_t total_bytes = 0, free_bytes = 0;
+  std::string why_not;  // one line, empty where it can be used
+};
+/// Empty where there is no driver, no device, or no CUDA in this build.
+std::vector<CudaDevice> cuda_devices();
+/// Bytes a second that a kernel reads from the device's memory; takes 2 GiB and some milliseconds.
+double cuda_read_bandwidth(int device);
+
 }  // namespace imp

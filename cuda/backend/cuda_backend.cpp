@@ -256,8 +256,6 @@ void CudaBackend::copy_kv_block(const KvLayerView& cache, int from, int to) {
 
 }  // namespace
 
-std::string why_no_cuda() { return why_unusable(device_facts(0)); }
-
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int device) {
   const DeviceFacts facts = device_facts(device);
   if (const std::string reason = why_unusable(facts); !reason.empty()) {

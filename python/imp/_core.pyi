@@ -511,6 +511,45 @@ def default_threads() -> int:
 def why_no_cuda() -> str:
     """One line, empty where a CUDA device can be used"""
 
+class CudaDevice:
+    """A CUDA device of this machine; versions are 1000 * major + 10 * minor"""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def major(self) -> int: ...
+
+    @property
+    def minor(self) -> int: ...
+
+    @property
+    def driver_version(self) -> int: ...
+
+    @property
+    def runtime_version(self) -> int: ...
+
+    @property
+    def architectures(self) -> str: ...
+
+    @property
+    def total_bytes(self) -> int: ...
+
+    @property
+    def free_bytes(self) -> int: ...
+
+    @property
+    def why_not(self) -> str: ...
+
+def cuda_devices() -> list[CudaDevice]:
+    """The CUDA devices here; none where the build or the driver has none"""
+
+def measure_gpu_read_bandwidth(device: int = ...) -> float:
+    """Bytes a second that a kernel reads from the memory of a CUDA device"""
+
 def measure_read_bandwidth(num_threads: int) -> float:
     """Bytes a second that `num_threads` read from memory"""
 

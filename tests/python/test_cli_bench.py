@@ -126,24 +126,31 @@ def test_json_has_llama_benchs_fields(tiny_llama: str, capsys: pytest.CaptureFix
     assert rows[0]["read_gb_s"] is None
 
 
-def test_another_devices_bandwidth_is_not_the_cpus(
+def test_a_gpus_bandwidth_is_its_own(
     tiny_llama: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measure(_: int) -> float:
+    def measure_cpu(_: int) -> float:
         pytest.fail("the CPU's bandwidth was measured")
 
-    monkeypatch.setattr(_core, "measure_read_bandwidth", measure)
+    measured = []
+
+    def measure_gpu(index: int) -> float:
+        measured.append(index)
+        return 4e12
+
+    monkeypatch.setattr(_core, "measure_read_bandwidth", measure_cpu)
+    monkeypatch.setattr(_core, "measure_gpu_read_bandwidth", measure_gpu)
+    monkeypatch.setattr(
+        bench, "open_engine", lambda model, *, device, **rest: imp.Engine(model, device="cpu", log=False)
+    )
     monkeypatch.setattr(imp.Engine, "device", "cuda")
-    small = ["bench", tiny_llama, "-p", "0", "-n", "2", "-r", "1", "-t", "1"]
-    assert run_app([*small, "-o", "json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["read_gb_s"] > 0
-    assert row["peak_read_gb_s"] is None
-    assert row["read_share"] is None
-    assert run_app(small) == 0
-    out = capsys.readouterr().out
-    assert out.splitlines()[2].endswith("|        - |")
-    assert "peak" not in out.split("build: ")[1]
+    for device, index in (("cuda", 0), ("cuda:1", 1)):
+        small = ["bench", tiny_llama, "-p", "0", "-n", "2", "-r", "1", "-t", "1", "--device", device, "-o", "json"]
+        assert run_app(small) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert measured.pop() == index
+        assert row["peak_read_gb_s"] == 4000
+        assert row["read_share"] == pytest.approx(row["read_gb_s"] / 4000)
 
 
 def test_csv_and_jsonl_carry_the_same_rows(tiny_llama: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,8 @@
 
 A test is ``pp N`` (one prompt of N tokens), ``tg N`` (N single tokens), or both after another, at a depth of tokens that are
 already in the context. Each is warmed up once, then timed ``-r`` times; tokenizing and sampling are not timed. Beside
-llama-bench's columns stand the weight bytes read a second and their share of the memory bandwidth measured in the same run,
-for generation (a prompt reads each weight once for all its tokens, so its limit is arithmetic). The share is the CPU's alone:
-nothing here measures the memory of another device.
+llama-bench's columns stand the weight bytes read a second and their share of the device's memory bandwidth measured in the
+same run, for generation (a prompt reads each weight once for all its tokens, so its limit is arithmetic).
 """
 
 from __future__ import annotations
@@ -143,15 +142,21 @@ def bench(
             model, config=config, settings=settings, device=device, threads=num_threads, ctx_size=longest,
             verbose=verbose, announce=False,
         ) as engine:  # fmt: skip
-            peak = _core.measure_read_bandwidth(engine.num_threads) if engine.device == "cpu" else None
+            peak = _read_bandwidth(engine, device)
             for row in _rows(engine, model, tests, repetitions, peak):
                 write(row)
     write(None)
 
 
-def _rows(
-    engine: Engine, model: str, tests: list[Test], repetitions: int, peak: float | None
-) -> Iterator[dict[str, Any]]:
+def _read_bandwidth(engine: Engine, device: str) -> float:
+    """Bytes a second that the device reads from its memory, by reading and nothing else."""
+    if engine.device == "cpu":
+        return _core.measure_read_bandwidth(engine.num_threads)
+    _, _, index = device.partition(":")
+    return _core.measure_gpu_read_bandwidth(int(index or 0))
+
+
+def _rows(engine: Engine, model: str, tests: list[Test], repetitions: int, peak: float) -> Iterator[dict[str, Any]]:
     for test in tests:
         started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         samples = measure(engine, test, repetitions)

@@ -17,4 +17,6 @@ TEST_CASE("without CUDA, asking for it is refused with the reason") {
     CHECK(text.find(why_no_cuda()) != std::string_view::npos);
     CHECK(text.find("device 3") != std::string_view::npos);
   }
+  CHECK(cuda_devices().empty());
+  CHECK_THROWS_AS(cuda_read_bandwidth(0), Error);
 }

@@ -1,0 +1,159 @@
+"""tools/gpu_bench.py without a GPU: commands, parsing, table, and a whole run of programs that only pretend."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import stat
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent.parent / "tools"
+
+IMP = {
+    "version": "0.1.0", "commit": "abc1234", "device": "NVIDIA H200", "settings": [], "load_s": 1.5,
+    "rows": {
+        "pp512": {"mean": 20000.0, "stdev": 10.0, "samples": [20000.0]},
+        "tg128": {"mean": 300.0, "stdev": 1.0, "samples": [299.0, 301.0]},
+        "tg64 @ d16384": {"mean": 200.0, "stdev": 0.0, "samples": [200.0]},
+        "gen128": {"mean": 290.0, "stdev": 0.0, "samples": [290.0]},
+    },
+    "first_token_128_ms": 8.25, "bytes_per_token": 8_000_000_000, "kv_bytes_per_position": 147456,
+    "launches_per_token": 254.0, "read_bytes_per_s": 4.0e12,
+}  # fmt: skip
+
+
+def llama_rows(*tests: tuple[int, int, int, float]) -> str:
+    """What llama-bench -o json prints, as far as it is read."""
+    common = {"build_commit": "0c1e570", "build_number": 7000, "backends": "CUDA", "gpu_info": "NVIDIA H200"}
+    return json.dumps([
+        {**common, "n_prompt": p, "n_gen": n, "n_depth": d, "avg_ts": speed, "stddev_ts": 0.5, "samples_ts": [speed]}
+        for p, n, d, speed in tests
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("gpu_bench")
+
+
+def test_test_names(tool: ModuleType) -> None:
+    for name in tool.TESTS:
+        assert tool.test_name(*tool.parse_test(name)) == name
+    with pytest.raises(ValueError, match="expected ppN or tgN"):
+        tool.parse_test("xx5")
+
+
+def test_llama_commands_cover_every_row_once(tool: ModuleType) -> None:
+    shallow, deep = tool.llama_commands(Path("/x/llama-bench"), Path("m.gguf"), 3)
+    assert shallow[:3] == ["/x/llama-bench", "-m", "m.gguf"]
+    assert " ".join(shallow).endswith("-ngl 99 -fa 1 -o json -p 128,512,4096 -n 128 -r 3")
+    assert " ".join(deep).endswith("-p 0 -n 64 -d 16384 -r 2")
+
+
+def test_llama_output(tool: ModuleType) -> None:
+    noise = "ggml_cuda_init: found 1 CUDA devices:\n"
+    found = tool.parse_llama(noise + llama_rows((512, 0, 0, 10300.0), (0, 128, 0, 218.5), (0, 64, 16384, 170.0)))
+    assert {name: row["mean"] for name, row in found["rows"].items()} == {
+        "pp512": 10300.0,
+        "tg128": 218.5,
+        "tg64 @ d16384": 170.0,
+    }
+    assert found["build"] == "7000 (0c1e570), CUDA, NVIDIA H200"
+    with pytest.raises(RuntimeError, match="no JSON"):
+        tool.parse_llama("error: unknown argument")
+
+
+def test_imp_output(tool: ModuleType) -> None:
+    assert tool.parse_imp("chatter\n" + json.dumps(IMP) + "\n")["load_s"] == 1.5
+    with pytest.raises(RuntimeError, match="no result"):
+        tool.parse_imp("Traceback ...")
+
+
+def test_shares_and_table(tool: ModuleType) -> None:
+    # 300 tokens of 8 GB and 64 positions' keys, of 4 TB/s; at a depth the context weighs in.
+    assert tool.read_share(IMP, "tg128") == pytest.approx(300 * (8e9 + 64 * 147456) / 4e12)
+    assert tool.read_share(IMP, "tg64 @ d16384") == pytest.approx(200 * (8e9 + (16384 + 32) * 147456) / 4e12)
+    assert tool.read_share(IMP, "pp512") is None
+    llama = tool.parse_llama(llama_rows((512, 0, 0, 10000.0), (0, 128, 0, 200.0)))
+    lines = tool.table({"some-model": {"imp": IMP, "llama_cpp": llama}, "other": {}})
+    assert "| some-model | pp512 | 20000 ± 10 | 10000 ± 0 | 2.00 | - |" in lines
+    assert "| some-model | tg128 | 300.0 ± 1.0 | 200.0 ± 0.5 | 1.50 | 60 % |" in lines
+    assert "| some-model | gen128 | 290.0 ± 0.0 | - | - | - |" in lines
+    assert "| some-model | 8.25 | 1.50 | 254 | 8.000 |" in lines
+    assert not any("other" in line for line in lines)
+
+
+def test_spans(tool: ModuleType) -> None:
+    fields = ("clocks.sm", "power.draw")
+    assert tool.spans(["1980, 300.5\n", "1700, [N/A]\n", "broken\n"], fields) == {
+        "clocks.sm": [1700, 1980],
+        "power.draw": [300.5, 300.5],
+    }
+
+
+def program(path: Path, body: str) -> Path:
+    path.write_text(f"#!{sys.executable}\n{body}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_a_whole_run(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One engine fails on one file: its rows are missing, the others stand, and the exit code says so."""
+    (tmp_path / "a.gguf").write_bytes(b"x")
+    (tmp_path / "b.gguf").write_bytes(b"x")
+    rows = llama_rows((0, 128, 0, 200.0))
+    llama = program(tmp_path / "llama-bench", f"import sys\nif 'b.gguf' in sys.argv[2]: sys.exit(3)\nprint({rows!r})\n")
+    facts = "NVIDIA H200, 580.1, 1980 MHz, 1980 MHz, 3201 MHz, 700 W, 143771 MiB"
+    program(tmp_path / "nvidia-smi", f"print({facts!r})\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    measure = program(tmp_path / "measure", f"print({json.dumps(IMP)!r})\n")
+    monkeypatch.setattr(tool, "imp_command", lambda model, settings, repetitions: [str(measure)])
+    out = tmp_path / "out"
+    arguments = ["gpu_bench", "--models", str(tmp_path), "--llama-bench", str(llama), "--out", str(out), "a", "b"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert tool.main() == 1
+    report: dict[str, Any] = json.loads((out / "gpu-bench-h200.json").read_text())
+    assert report["commit"] == "abc1234"
+    assert report["gpu"]["clocks.mem"] == "3201 MHz"
+    assert report["models"]["a"]["llama_cpp"]["rows"]["tg128"]["mean"] == 200.0
+    assert report["models"]["b"]["imp"]["rows"]["tg128"]["mean"] == 300.0
+    assert "llama_cpp" not in report["models"]["b"]
+    assert len(report["failures"]) == 1
+    assert "exit 3" in report["failures"][0]
+    assert "| a | tg128 | 300.0 ± 1.0 | 200.0 ± 0.5 | 1.50 | 60 % |" in capsys.readouterr().out
+
+
+def test_synthetic_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf", reason="gguf, which writes the files, is not installed")
+    monkeypatch.syspath_prepend(str(TOOLS))
+    synth = importlib.import_module("synth_model")
+    shape, mix = synth.split_name("qwen3-8b-q4_k_m")
+    assert (shape.num_layers, mix) == (36, "q4_k_m")
+    for name in ("qwen3-8b", "qwen3-9b-q8_0", "llama-1b-q9"):
+        with pytest.raises(ValueError, match="expected one of"):
+            synth.split_name(name)
+
+
+def test_a_synthetic_file_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf", reason="gguf, which writes the files, is not installed")
+    import imp
+
+    monkeypatch.syspath_prepend(str(TOOLS))
+    synth = importlib.import_module("synth_model")
+    small = synth.Shape("qwen3", 8, 256, 512, 4, 2, 64, 300, 1e6, 1e-6, qk_norm=True)
+    monkeypatch.setitem(synth.SHAPES, "small", small)
+    for mix in synth.MIXES:
+        path = synth.write_model(f"small-{mix}", tmp_path)
+        with imp.Engine(path, device="cpu", num_threads=1) as engine:
+            assert engine.report()["model"]["num_layers"] == 8
+            logits = engine.logits([1, 2, 3])
+            assert abs(logits).max() < 1000  # finite, and of a model's size
+            assert logits.std() > 0.01
