@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -19,6 +20,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 // Weights are rounded to f16 before they meet the values: each errs by up to 2^-11, independently, so a row of the
 // output errs by about 2^-11 / sqrt(3) of its length. One key more or less of 600 changes it by some 4 %.
 constexpr double kTolerance = 1e-3;
+constexpr double kBf16Tolerance = 4e-3;  // the output itself is rounded to 8 bits
 
 struct Shape {
   int group, num_kv_heads, head_dim;
@@ -53,7 +55,7 @@ class Problem {
   }
 
   template <class Op>
-  std::vector<float> on_device(const Op& op) {
+  std::vector<float> on_device(const Op& op, DType dtype = DType::f32) {
     const SequenceBatch host = paged_.batch();
     const auto sequences = static_cast<size_t>(host.num_sequences);
     const DeviceArray<float> q(q_), out(std::vector<float>(q_.size(), kNan));
@@ -71,13 +73,22 @@ class Problem {
     args.batch = host;
     args.batch.query_start = starts.data(), args.batch.context_len = lengths.data();
     args.batch.block_tables = tables.data(), args.batch.positions = positions.data();
+    if (dtype == DType::f32) {
+      op(args);
+      return out.download();
+    }
+    const DeviceArray<uint16_t> rounded(std::vector<uint16_t>(q_.size(), 0x7fc0));
+    args.out = {rounded.data(), DType::bf16, paged_.tokens(), width_, width_};
     op(args);
-    return out.download();
+    std::vector<float> values;
+    for (uint16_t bits : rounded.download()) values.push_back(bf16_to_f32(bits));
+    return values;
   }
 
   /// "" or the row (token, head) that is furthest from `expected`, in lengths of the row.
-  std::string worst(const std::vector<float>& expected, const std::vector<float>& found) const {
-    double most = kTolerance;
+  std::string worst(const std::vector<float>& expected, const std::vector<float>& found,
+                    double tolerance = kTolerance) const {
+    double most = tolerance;
     std::string text;
     const int hd = shape_.head_dim;
     for (size_t row = 0; row < expected.size() / static_cast<size_t>(hd); ++row) {
@@ -114,7 +125,15 @@ class Problem {
   std::vector<float> q_;
 };
 
+struct PrefillKernel {
+  const char* name;
+  void (*run)(const AttentionArgs&, const LaunchContext&);
+};
+constexpr PrefillKernel kPrefillKernels[] = {{"prefill", attention_prefill}, {"wgmma", attention_wgmma}};
+
 struct Device : TestDevice {
+  int major = 0;
+  Device() { check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute"); }
   static constexpr int kCounters = 256;
   DeviceArray<float> partial{std::vector<float>(int64_t{6} << 20, kNan)};
   DeviceArray<int32_t> counters{std::vector<int32_t>(kCounters, 0)};
@@ -128,8 +147,21 @@ struct Device : TestDevice {
       attention_decode(args, splits, {partial.data(), 6 << 20, counters.data(), kCounters}, with);
     });
   }
-  std::vector<float> prefill(Problem& problem) {
-    return problem.on_device([&](const AttentionArgs& args) { attention_prefill(args, context(true)); });
+  /// The largest distance of any prefill kernel that takes this head width, in both types of output: "" or which.
+  std::string prefill(Problem& problem, const std::vector<float>& expected) {
+    for (const auto& [name, kernel] : kPrefillKernels) {
+      if (kernel == attention_wgmma && !has_wgmma(problem.shape().head_dim)) continue;
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        const std::vector<float> found =
+            problem.on_device([&](const AttentionArgs& args) { kernel(args, context(true)); }, dtype);
+        const std::string text = problem.worst(expected, found, dtype == DType::bf16 ? kBf16Tolerance : kTolerance);
+        if (!text.empty()) return cat(name, dtype == DType::bf16 ? " to bf16: " : ": ", text);
+      }
+    }
+    return "";
+  }
+  bool has_wgmma(int head_dim) const {
+    return major == 9 && std::ranges::find(kWgmmaHeadDims, head_dim) != std::end(kWgmmaHeadDims);
   }
   /// Every counter is zero again, or the next launch goes wrong.
   bool counters_are_zero() const { return counters.download() == std::vector<int32_t>(kCounters, 0); }
@@ -170,7 +202,7 @@ TEST_CASE("decode: several tokens a sequence, as speculation and short prompts h
         CAPTURE(group);
         CHECK(problem.worst(expected, device.decode(problem, splits)) == "");
       }
-      CHECK(problem.worst(expected, device.prefill(problem)) == "");
+      CHECK(device.prefill(problem, expected) == "");
     }
   }
 }
@@ -224,7 +256,7 @@ TEST_CASE("prefill: every head width and group, whole prompts and chunks after a
                       random);
       CAPTURE(head_dim);
       CAPTURE(group);
-      CHECK(problem.worst(problem.expected(), device.prefill(problem)) == "");
+      CHECK(device.prefill(problem, problem.expected()) == "");
     }
   }
 }
@@ -238,7 +270,7 @@ TEST_CASE("prefill: windows, softcap, a long prompt, sharp scores") {
     Problem problem(shape, {{150, 150}, {20, 600}, {3, 5000}}, random);
     CAPTURE(shape.head_dim);
     CAPTURE(shape.window);
-    CHECK(problem.worst(problem.expected(), device.prefill(problem)) == "");
+    CHECK(device.prefill(problem, problem.expected()) == "");
   }
 }
 
@@ -246,5 +278,5 @@ TEST_CASE("prefill: 600 tokens at once") {
   Random random(8);
   Device device;
   Problem problem({2, 1, 128, 0, 0, 1, 2}, {{600, 600}}, random);
-  CHECK(problem.worst(problem.expected(), device.prefill(problem)) == "");
+  CHECK(device.prefill(problem, problem.expected()) == "");
 }
