@@ -97,6 +97,9 @@ class Backend {
   virtual WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) = 0;
   virtual const float* prepare_vector(const TensorInfo& tensor) = 0;  // norms, biases: fp32 [n]
 
+  /// Element type of what a step of this many rows hands from attention to o_proj and from gate|up to down_proj: f32,
+  /// or bf16 where the backend's products round their inputs to it anyway.
+  virtual DType intermediate_dtype(int64_t) const { return DType::f32; }
   /// Tokens of a prompt that one step should take to be efficient here.
   virtual int32_t preferred_step_tokens() const { return 512; }
   /// Called once, after all weights are prepared: takes the rest of the memory that ops need.

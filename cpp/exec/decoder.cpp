@@ -39,11 +39,10 @@ void Decoder::forward(const ForwardBatch& batch, TensorView logits) {
 
   for (int layer = 0; layer < s.num_layers; ++layer) {
     const LayerContext in = s.layer_context(layer);
-    const TensorView attended = attend(in, batch.sequences, x);
-
     // After the last attention nothing flows between tokens any more: go on with the rows whose logits are wanted.
     const bool narrow = layer == s.num_layers - 1 && wanted.count < batch.num_tokens && !s.observer;
     const RowSelection rows = narrow ? std::exchange(wanted, {}) : RowSelection{};
+    const TensorView attended = attend(in, batch.sequences, x, narrow ? rows.count : x.rows);
     if (narrow && rows.count == 0) return;
     if (narrow) x = s.gather_rows(x, rows);
 

@@ -8,15 +8,17 @@ namespace imp {
 namespace {
 
 struct Widths {
-  int64_t q = 0, kv = 0, intermediate = 0;
+  int64_t q = 0, qkv = 0, intermediate = 0;
 };
 
 Widths widest(const ModelSpec& spec) {
   Widths widths;
   for (const LayerSpec& layer : spec.layers) {
     const AttentionSpec& attention = layer.attention;
-    widths.q = std::max(widths.q, int64_t{attention.num_heads} * attention.head_dim);
-    widths.kv = std::max(widths.kv, int64_t{attention.num_kv_heads} * attention.head_dim);
+    const int64_t q = int64_t{attention.num_heads} * attention.head_dim;
+    const int64_t kv = int64_t{attention.num_kv_heads} * attention.head_dim;
+    widths.q = std::max(widths.q, q);
+    widths.qkv = std::max(widths.qkv, q + 2 * kv);
     widths.intermediate = std::max<int64_t>(widths.intermediate, layer.ffn.intermediate_size);
   }
   return widths;
@@ -31,7 +33,7 @@ bool any_post_norms(const ModelSpec& spec) {
 uint64_t workspace_bytes(const ModelSpec& spec, int64_t max_tokens) {
   const Widths widths = widest(spec);
   const int64_t residuals = any_post_norms(spec) ? 3 : 2;
-  const int64_t columns = residuals * spec.hidden_size + 2 * widths.q + 2 * widths.kv + widths.intermediate;
+  const int64_t columns = residuals * spec.hidden_size + widths.q + widths.qkv + widths.intermediate;
   return static_cast<uint64_t>(columns) * max_tokens * sizeof(float);
 }
 
@@ -43,9 +45,7 @@ Workspace make_workspace(const ModelSpec& spec, int64_t max_tokens, Backend& bac
   };
   return {
       .hidden = buffer(spec.hidden_size),
-      .q = buffer(widths.q),
-      .k = buffer(widths.kv),
-      .v = buffer(widths.kv),
+      .qkv = buffer(widths.qkv),
       .attended = buffer(widths.q),
       .activation = buffer(widths.intermediate),
       .mixed = any_post_norms(spec) ? buffer(spec.hidden_size) : TensorView{},

@@ -7,7 +7,8 @@
 #include "model/weights.h"
 
 // The vocabulary of the forward pass: one args struct an op, with its formula. Pointers are in the backend's memory.
-// `tokens` below is the number of rows of a batch, sequences one after another (ragged). Activations are fp32 rows.
+// `tokens` below is the number of rows of a batch, sequences one after another (ragged). Activations are fp32 rows;
+// attention's output, a gated linear's and their readers' input may be bf16 rows where the backend asks for it.
 
 namespace imp {
 
@@ -36,14 +37,14 @@ struct RmsNormArgs {
 struct LinearOutput {
   WeightView weight;  // [n_i, k]
   const float* bias;  // [n_i] or null
-  TensorView y;       // [tokens, n_i]
+  TensorView y;       // [tokens, n_i]; bf16 only where gated
 };
 
 /// h = rms_norm(x; norm_weight) where norm_weight is set, else x. Each output i is then h * W_i^T + bias_i:
 ///  - plain: y_i = that;       - accumulate: y_i += that (the residual);
 ///  - gated: two outputs g, u: y_0 = activation(g) * u, and y_1 is not written.
 struct LinearArgs {
-  TensorView x;                          // [tokens, k]
+  TensorView x;                          // [tokens, k]; bf16 only without norm_weight
   const int32_t* row_indices = nullptr;  // where set, row t of h comes from x row row_indices[t], for num_rows rows
   int64_t num_rows = 0;                  // used with row_indices
   const float* norm_weight = nullptr;    // [k]
@@ -102,7 +103,7 @@ struct QkRopeKvArgs {
 /// in the window; cap(z) = softcap * tanh(z / softcap) where softcap > 0. kv head of h: h / (num_heads / num_kv_heads).
 struct AttentionArgs {
   TensorView q;    // [tokens, num_heads * head_dim], after RoPE
-  TensorView out;  // the same shape; may not alias q
+  TensorView out;  // the same shape, f32 or bf16; may not alias q
   int num_heads;
   float scale;
   float softcap;

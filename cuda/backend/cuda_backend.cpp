@@ -4,6 +4,7 @@
 #include <set>
 
 #include "backend/attention_ops.h"
+#include "backend/dequant_gemm.h"
 #include "backend/device_facts.h"
 #include "backend/device_memory.h"
 #include "backend/linear_ops.h"
@@ -24,6 +25,7 @@ using namespace cuda;
 
 constexpr size_t kCublasWorkspaceBytes = size_t{64} << 20;
 constexpr int64_t kWeightSliceElements = int64_t{64} << 20;  // bf16 scratch of a prefill: 128 MiB
+constexpr int64_t kSmallStepTokens = 128;                    // more than this, and only products in bf16 serve
 
 class CudaBackend final : public Backend {
  public:
@@ -34,7 +36,6 @@ class CudaBackend final : public Backend {
     launch_.num_sms = properties_.multiProcessorCount;
     launch_.max_shared_bytes = static_cast<int>(properties_.sharedMemPerBlockOptin);
     launch_.launches = &launches_;
-    attention_.capability = 10 * properties_.major + properties_.minor;
     if (options.settings) {
       const Settings& settings = *options.settings;
       launch_.pdl = !settings.runtime.no_pdl && properties_.major >= 9;
@@ -79,7 +80,10 @@ class CudaBackend final : public Backend {
 
   WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) override;
   const float* prepare_vector(const TensorInfo& tensor) override;
-  int32_t preferred_step_tokens() const override { return 2048; }
+  int32_t preferred_step_tokens() const override { return 4096; }
+  DType intermediate_dtype(int64_t tokens) const override {
+    return tokens > kSmallStepTokens ? DType::bf16 : DType::f32;
+  }
   void finish_load(const StepLimits& limits) override;
   int planned_context(int max_context_len) const override;
   void run_step(const StepShape& shape, const std::function<void()>& forward) override;
@@ -206,7 +210,7 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
     intermediate = std::max<int64_t>(intermediate, layer.ffn.intermediate_size);
     cols = std::max({cols, q_cols, intermediate});
   }
-  const int64_t rows = limits.max_tokens * (2 * cols + 2 * 4 * intermediate);
+  const int64_t rows = limits.max_tokens * 2 * cols + gate_up_bytes(limits.max_tokens, intermediate);
   const int64_t partial = 4 * decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
   return static_cast<uint64_t>(rows + 2 * kWeightSliceElements + partial) + kCublasWorkspaceBytes +
          4096 * sizeof(int32_t);
@@ -220,11 +224,10 @@ void CudaBackend::finish_load(const StepLimits& limits) {
   linear_.x_bf16 = allocate(tokens * static_cast<uint64_t>(max_cols_) * 2, MemoryTag::workspace);
   linear_.weight_elements = kWeightSliceElements;
   linear_.weight_bf16 = allocate(kWeightSliceElements * 2, MemoryTag::workspace);
-  linear_.gate =
-      static_cast<float*>(allocate(tokens * static_cast<uint64_t>(max_intermediate_) * 4, MemoryTag::workspace));
-  linear_.up =
-      static_cast<float*>(allocate(tokens * static_cast<uint64_t>(max_intermediate_) * 4, MemoryTag::workspace));
-  cublaslt_.open(allocate(kCublasWorkspaceBytes, MemoryTag::workspace), kCublasWorkspaceBytes, deterministic_);
+  linear_.gate_up_bytes = gate_up_bytes(limits.max_tokens, max_intermediate_);
+  linear_.gate_up = allocate(static_cast<uint64_t>(linear_.gate_up_bytes), MemoryTag::workspace);
+  cublaslt_.open(allocate(kCublasWorkspaceBytes, MemoryTag::workspace), kCublasWorkspaceBytes,
+                 {.deterministic = deterministic_});
   // Splits times kv heads times sequences never exceeds what num_splits() hands out.
   attention_.scratch.num_counters = 4096;
   attention_.scratch.counters = static_cast<int32_t*>(allocate(4096 * sizeof(int32_t), MemoryTag::workspace));

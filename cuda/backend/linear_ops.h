@@ -25,8 +25,8 @@ struct LinearContext {
   void* x_bf16;       // [max_tokens, max_cols] bf16
   void* weight_bf16;  // weight_elements bf16: a slice of a weight
   int64_t weight_elements;
-  float* gate;  // [max_tokens, max intermediate] fp32, twice
-  float* up;
+  void* gate_up;  // of a gated linear before its activation: [tokens, 2 * intermediate], bf16 or fp32
+  int64_t gate_up_bytes;
 };
 
 struct LinearProblem {
@@ -35,7 +35,8 @@ struct LinearProblem {
   int64_t m, n, k;
   int64_t max_shared_bytes;  // that a block can have
   LinearSwitches switches;
-  bool mixed = false;  // gate and up are stored in different formats
+  bool mixed = false;             // gate and up are stored in different formats
+  bool bf16_activations = false;  // x or y
 };
 
 using LinearLaunch = void (*)(const LinearContext&, const LinearArgs&);

@@ -1,7 +1,8 @@
+#include <algorithm>
+
+#include "backend/dequant_gemm.h"
 #include "backend/linear_ops.h"
-#include "linear/dequantize.h"
 #include "linear/gemv.h"
-#include "norm/elementwise.h"
 
 namespace imp::cuda {
 namespace {
@@ -31,6 +32,7 @@ GemvArgs to_gemv(const LinearArgs& args) {
 
 const char* reject_gemv_dp4a(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
+  if (p.bf16_activations) return "activations are bf16";
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.m > kGemvMaxTokens) return "more than 8 tokens";
   if (p.k % 32 != 0) return "k is not a multiple of 32";
@@ -48,6 +50,7 @@ void launch_gemv_dp4a(const LinearContext& context, const LinearArgs& args) {
 
 const char* reject_gemv_rows(const LinearProblem& p) {
   if (!is_float(p.format)) return "weight is a block format";
+  if (p.bf16_activations) return "activations are bf16";
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.m > kGemvMaxTokens) return "more than 8 tokens";
   if (p.k % 8 != 0) return "k is not a multiple of 8";
@@ -58,50 +61,6 @@ const char* reject_gemv_rows(const LinearProblem& p) {
 }
 void launch_gemv_rows(const LinearContext& context, const LinearArgs& args) {
   gemv_rows(args.outputs[0].weight.format, to_gemv(args), context.launch);
-}
-
-/// One output of a prefill: rows of the weight become bf16 a slice at a time, and go through the tensor cores.
-void gemm_output(const LinearContext& context, const LinearArgs& args, const WeightView& weight, float* y,
-                 int64_t y_stride, bool accumulate) {
-  const int64_t m = args.tokens(), k = weight.cols;
-  const int64_t slice = std::max<int64_t>(8, context.weight_elements / k / 8 * 8);
-  for (int64_t first = 0; first < weight.rows; first += slice) {
-    const int64_t rows = std::min(slice, weight.rows - first);
-    const void* w = static_cast<const uint16_t*>(weight.data) + first * k;
-    if (weight.format != WeightFormat::bf16) {
-      dequantize_bf16(weight, first, rows, context.weight_bf16, context.launch);
-      w = context.weight_bf16;
-    }
-    context.cublaslt->gemm_bf16(context.x_bf16, w, y + first, m, rows, k, y_stride, accumulate, context.launch.stream);
-  }
-}
-
-const char* reject_dequant_gemm(const LinearProblem& p) {
-  if (p.k % 8 != 0) return "k is not a multiple of 8";
-  if (!is_float(p.format) && p.k % 32 != 0) return "k is not a multiple of 32";
-  return nullptr;
-}
-void launch_dequant_gemm(const LinearContext& context, const LinearArgs& args) {
-  const auto tokens = static_cast<int>(args.tokens());
-  to_bf16({args.x.row<float>(0), args.x.row_stride, args.row_indices, args.norm_weight, args.norm_epsilon, tokens,
-           static_cast<int>(args.x.cols), context.x_bf16},
-          context.launch);
-  if (args.gated) {
-    const LinearOutput &gate = args.outputs[0], &up = args.outputs[1];
-    const int64_t n = gate.weight.rows;
-    gemm_output(context, args, gate.weight, context.gate, n, false);
-    gemm_output(context, args, up.weight, context.up, n, false);
-    gated_activation({context.gate, context.up, gate.bias, up.bias, static_cast<float*>(gate.y.data), gate.y.row_stride,
-                      tokens, static_cast<int>(n), args.activation},
-                     context.launch);
-    return;
-  }
-  for (const LinearOutput& output : args.outputs) {
-    auto* y = static_cast<float*>(output.y.data);
-    gemm_output(context, args, output.weight, y, output.y.row_stride, args.accumulate);
-    if (output.bias)
-      add_bias(y, output.y.row_stride, output.bias, tokens, static_cast<int>(output.weight.rows), context.launch);
-  }
 }
 
 constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
@@ -118,10 +77,15 @@ bool one_layout(const LinearArgs& args) {
 }
 
 LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, const LinearOutput& output) {
-  return {args.role,        output.weight.format,
-          args.tokens(),    output.weight.rows,
-          args.x.cols,      context.launch.max_shared_bytes,
-          context.switches, args.gated && !one_layout(args)};
+  return {.role = args.role,
+          .format = output.weight.format,
+          .m = args.tokens(),
+          .n = output.weight.rows,
+          .k = args.x.cols,
+          .max_shared_bytes = context.launch.max_shared_bytes,
+          .switches = context.switches,
+          .mixed = args.gated && !one_layout(args),
+          .bf16_activations = args.x.dtype == DType::bf16 || args.outputs[0].y.dtype == DType::bf16};
 }
 
 }  // namespace
@@ -134,6 +98,10 @@ void run_linear(const LinearContext& context, const LinearArgs& args, std::strin
     const auto& entry = kLinearTable.select(problem_of(context, args, args.outputs[0]), forced);
     return entry.launch(context, args);
   }
+  const auto is_dequant_gemm = [&](const LinearOutput& output) {
+    return kLinearTable.select(problem_of(context, args, output), forced).launch == launch_dequant_gemm;
+  };
+  if (std::ranges::all_of(args.outputs, is_dequant_gemm)) return launch_dequant_gemm(context, args);
   // Q4_K_M files store v in Q6_K in some layers: outputs of one format together, the others after them.
   LinearArgs part = args;
   for (size_t begin = 0; begin < args.outputs.size();) {

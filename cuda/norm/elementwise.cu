@@ -1,6 +1,3 @@
-#include <cuda_bf16.h>
-
-#include "device/activation.cuh"
 #include "device/pdl.cuh"
 #include "device/reduce.cuh"
 #include "norm/elementwise.h"
@@ -48,29 +45,6 @@ __global__ __launch_bounds__(kThreads) void softcap_kernel(float* x, int64_t str
     row[c] = cap * tanhf(row[c] / cap);
 }
 
-__global__ __launch_bounds__(kThreads) void to_bf16_kernel(ToBf16Args args) {
-  pdl_trigger();
-  pdl_wait();
-  const int t = blockIdx.x;
-  const float* x = args.x + (args.row_indices ? args.row_indices[t] : t) * args.x_stride;
-  auto* out = static_cast<__nv_bfloat16*>(args.out) + static_cast<int64_t>(t) * args.cols;
-  const float scale = args.norm_weight ? inverse_rms(x, args.cols, args.norm_epsilon) : 1.0f;
-  for (int c = threadIdx.x; c < args.cols; c += kThreads)
-    out[c] = __float2bfloat16(x[c] * scale * (args.norm_weight ? args.norm_weight[c] : 1.0f));
-}
-
-__global__ __launch_bounds__(kThreads) void gated_kernel(GatedArgs args) {
-  pdl_trigger();
-  pdl_wait();
-  const int64_t t = blockIdx.y;
-  for (int c = blockIdx.x * kThreads + threadIdx.x; c < args.cols; c += gridDim.x * kThreads) {
-    const int64_t at = t * args.cols + c;
-    const float g = args.gate[at] + (args.gate_bias ? args.gate_bias[c] : 0);
-    const float u = args.up[at] + (args.up_bias ? args.up_bias[c] : 0);
-    args.y[t * args.y_stride + c] = activate_device(args.activation, g) * u;
-  }
-}
-
 __global__ __launch_bounds__(kThreads) void add_bias_kernel(float* y, int64_t stride, const float* bias, int cols) {
   pdl_trigger();
   pdl_wait();
@@ -98,16 +72,6 @@ void softcap(const SoftcapArgs& args, const LaunchContext& context) {
   const int cols = static_cast<int>(args.x.cols);
   launch(context, "softcap", softcap_kernel, row_grid(cols, static_cast<int>(args.x.rows)), kThreads, 0,
          args.x.row<float>(0), args.x.row_stride, cols, args.cap);
-}
-
-void to_bf16(const ToBf16Args& args, const LaunchContext& context) {
-  if (args.tokens == 0) return;
-  launch(context, "to_bf16", to_bf16_kernel, static_cast<unsigned>(args.tokens), kThreads, 0, args);
-}
-
-void gated_activation(const GatedArgs& args, const LaunchContext& context) {
-  if (args.tokens == 0) return;
-  launch(context, "gated_activation", gated_kernel, row_grid(args.cols, args.tokens), kThreads, 0, args);
 }
 
 void add_bias(float* y, int64_t y_stride, const float* bias, int tokens, int cols, const LaunchContext& context) {

@@ -12,7 +12,7 @@ void softcap(const SoftcapArgs& args, const LaunchContext& context);
 
 /// out[t, :] = bf16 of rms_norm(x[row(t)]) (of x[row(t)] where norm_weight is null). row(t) = row_indices[t] or t.
 struct ToBf16Args {
-  const float* x;
+  const void* x;  // of x_type: f32 or bf16
   int64_t x_stride;
   const int32_t* row_indices;
   const float* norm_weight;
@@ -20,16 +20,20 @@ struct ToBf16Args {
   int tokens;
   int cols;
   void* out;  // [tokens, cols] bf16
+  DType x_type = DType::f32;
 };
 void to_bf16(const ToBf16Args& args, const LaunchContext& context);
 
-/// y[t, c] = activation(gate[t, c] (+ gate_bias)) * (up[t, c] (+ up_bias)), fp32. y may be gate.
+/// y[t, c] = activation(gate[t, c] (+ gate_bias)) * (up[t, c] (+ up_bias)).
 struct GatedArgs {
-  const float* gate;
-  const float* up;
+  const void* gate;  // of in_type, rows in_stride apart
+  const void* up;
+  int64_t in_stride;
+  DType in_type;  // f32, or bf16 where y_type is
   const float* gate_bias;
   const float* up_bias;
-  float* y;
+  void* y;
+  DType y_type;  // f32 or bf16
   int64_t y_stride;
   int tokens;
   int cols;

@@ -5,13 +5,42 @@
 #include <map>
 #include <string>
 #include <tuple>
+#include <vector>
+
+#include "core/tensor_view.h"
 
 namespace imp::cuda {
 
-/// y[m, n] (+)= a[m, k] * w[n, k]^T in bf16 with fp32 sums, through cuBLASLt, which is opened by name when first needed
-/// and never linked: a machine without it runs everything else.
+/// What the factors of a product are, and how their sums are kept.
+enum class GemmInputs : uint8_t {
+  bf16,        // fp32 sums
+  f16_f16acc,  // f16 sums and an f16 result: gemm.cublas_fp16_acc
+  e4m3,        // fp32 sums, one fp32 scale for all of a and one for all of w: attention.fp8_prefill
+};
+
+/// y[m, n] (+)= a[m, k] * w[n, k]^T; rows of a and w are k apart.
+struct GemmCall {
+  const void* a = nullptr;
+  const void* w = nullptr;
+  void* y = nullptr;
+  int64_t m = 0, n = 0, k = 0;
+  int64_t y_stride = 0;  // elements
+  DType y_type = DType::f32;
+  bool accumulate = false;
+  GemmInputs inputs = GemmInputs::bf16;
+  const float* a_scale = nullptr;  // of e4m3, in device memory
+  const float* w_scale = nullptr;
+};
+
+/// Products through cuBLASLt, which is opened by name when first needed and never linked: a machine without it runs
+/// everything else. Each shape's algorithm is chosen once and kept.
 class CublasLt {
  public:
+  struct Options {
+    bool deterministic = false;  // only algorithms that sum each element in one block; choices never depend on time
+    bool log = false;            // diagnostics.log_gemm_algo: a line on stderr a shape
+  };
+
   CublasLt() = default;
   ~CublasLt();
   CublasLt(const CublasLt&) = delete;
@@ -19,23 +48,48 @@ class CublasLt {
 
   /// Opens the library and takes `workspace` (device memory) for its algorithms. unsupported error with the names
   /// tried.
-  void open(void* workspace, size_t workspace_bytes, bool deterministic);
+  void open(void* workspace, size_t workspace_bytes, const Options& options);
 
-  /// y is fp32 with row stride `y_stride`. The first call of a shape chooses an algorithm.
-  void gemm_bf16(const void* a, const void* w, float* y, int64_t m, int64_t n, int64_t k, int64_t y_stride,
-                 bool accumulate, cudaStream_t stream);
+  void gemm(const GemmCall& call, cudaStream_t stream);
+
+  /// Times the library's suggestions for this product (its operands' contents do not matter, y is overwritten) and
+  /// keeps the fastest for it and for m that are nearer to its m than to another tuned one. Only at load; does nothing
+  /// where choices must not depend on time.
+  void tune(const GemmCall& call, cudaStream_t stream);
 
  private:
   struct Api;
-  struct Plan;
-  const Plan& plan_for(int64_t m, int64_t n, int64_t k, int64_t y_stride, uint32_t alignment);
+  struct Algo {
+    uint64_t data[8];
+  };
+  struct Candidate {
+    Algo algo = {};
+    size_t workspace_bytes = 0;
+    float microseconds = 0;  // where it was timed
+  };
+  /// The library's descriptors are a few hundred bytes each and go with the process.
+  struct Plan {
+    void *desc, *a, *b, *d;
+    Algo algo = {};
+  };
+  using ShapeKey = std::tuple<int64_t, int64_t, int64_t, DType, bool, GemmInputs, uint32_t>;  // n, k, y_stride, ...
+  using PlanKey = std::pair<int64_t, ShapeKey>;                                               // m, ...
+
+  ShapeKey key_of(const GemmCall& call) const;
+  const Plan& plan_for(const GemmCall& call);
+  Plan describe(const GemmCall& call) const;
+  std::vector<Candidate> suggestions(const Plan& plan, const GemmCall& call, uint32_t alignment) const;
+  const Candidate* tuned(const GemmCall& call, const ShapeKey& key) const;
+  void run(const Plan& plan, const GemmCall& call, cudaStream_t stream) const;
+  void log_choice(const GemmCall& call, const std::vector<Candidate>& candidates, const Candidate& chosen) const;
 
   Api* api_ = nullptr;
   void* handle_ = nullptr;
   void* workspace_ = nullptr;
   size_t workspace_bytes_ = 0;
-  bool deterministic_ = false;
-  std::map<std::tuple<int64_t, int64_t, int64_t, int64_t, uint32_t>, Plan*> plans_;
+  Options options_;
+  std::map<PlanKey, Plan> plans_;
+  std::map<ShapeKey, std::map<int64_t, Candidate>> tuned_;  // by m
 };
 
 }  // namespace imp::cuda

@@ -98,8 +98,18 @@ TEST_CASE("gated activation with biases, and bias alone") {
   for (Activation activation : {Activation::silu, Activation::gelu_tanh}) {
     for (bool biased : {false, true}) {
       const DeviceArray<float> y(std::vector<float>(tokens * stride, kNan));
-      cuda::gated_activation({dgate.data(), dup.data(), biased ? dgate_bias.data() : nullptr,
-                              biased ? dup_bias.data() : nullptr, y.data(), stride, tokens, cols, activation},
+      cuda::gated_activation({.gate = dgate.data(),
+                              .up = dup.data(),
+                              .in_stride = cols,
+                              .in_type = DType::f32,
+                              .gate_bias = biased ? dgate_bias.data() : nullptr,
+                              .up_bias = biased ? dup_bias.data() : nullptr,
+                              .y = y.data(),
+                              .y_type = DType::f32,
+                              .y_stride = stride,
+                              .tokens = tokens,
+                              .cols = cols,
+                              .activation = activation},
                              device.context(true));
       std::vector<float> expected(tokens * stride, kNan);
       for (int64_t t = 0; t < tokens; ++t) {
@@ -121,4 +131,72 @@ TEST_CASE("gated activation with biases, and bias alone") {
   for (int64_t t = 0; t < tokens; ++t)
     for (int64_t c = 0; c < cols; ++c) y[t * stride + c] += gate_bias[c];
   CHECK(same_bits(y, dy.download()));
+}
+
+TEST_CASE("vectors and odd widths: to_bf16 and the gated activation, from and into bf16") {
+  Random random(5);
+  TestDevice device;
+  const auto as_bf16 = [](std::vector<float>& values) {
+    std::vector<uint16_t> bits;
+    for (float& x : values) bits.push_back(f32_to_bf16(x)), x = bf16_to_f32(bits.back());
+    return bits;
+  };
+  for (int64_t cols : {8, 200, 264, 1000, 4096, 5120, 9000, 17000, 31}) {
+    const int64_t rows = 3;
+    std::vector<float> x = random.outlier_heavy(rows, cols), up = random.outlier_heavy(rows, cols);
+    const std::vector<float> norm = random.normals(cols), bias = random.normals(cols);
+    const DeviceArray<uint16_t> narrow(as_bf16(x)), narrow_up(as_bf16(up));
+    const DeviceArray<float> wide(x), wide_up(up), dnorm(norm), dbias(bias);
+    CAPTURE(cols);
+    for (bool normed : {false, true}) {
+      std::vector<std::vector<uint16_t>> found;
+      for (DType type : {DType::f32, DType::bf16}) {
+        const DeviceArray<uint16_t> out(std::vector<uint16_t>(rows * cols, 0x7fc0));
+        cuda::to_bf16({type == DType::f32 ? static_cast<void*>(wide.data()) : narrow.data(), cols, nullptr,
+                       normed ? dnorm.data() : nullptr, 1e-5f, rows, static_cast<int>(cols), out.data(), type},
+                      device.context(true));
+        found.push_back(out.download());
+      }
+      CHECK(found[0] == found[1]);  // the same numbers, whatever held them
+      int64_t wrong = 0;
+      for (int64_t t = 0; t < rows; ++t) {
+        double sum_sq = 0;
+        for (int64_t c = 0; c < cols; ++c) sum_sq += std::pow(double{x[t * cols + c]}, 2);
+        const double scale = 1 / std::sqrt(sum_sq / double(cols) + 1e-5f);
+        for (int64_t c = 0; c < cols; ++c) {
+          const double exact = normed ? x[t * cols + c] * scale * norm[c] : double{x[t * cols + c]};
+          wrong += !(std::fabs(bf16_to_f32(found[0][t * cols + c]) - exact) <= std::fabs(exact) * (0x1p-8 + 1e-6));
+        }
+      }
+      CHECK(wrong == 0);
+    }
+    for (const auto& [in, result] :
+         {std::pair{DType::f32, DType::f32}, {DType::f32, DType::bf16}, {DType::bf16, DType::bf16}}) {
+      const DeviceArray<float> y32(std::vector<float>(rows * cols, kNan));
+      const DeviceArray<uint16_t> y16(std::vector<uint16_t>(rows * cols, 0x7fc0));
+      const bool bf16_in = in == DType::bf16, bf16_out = result == DType::bf16;
+      cuda::gated_activation({.gate = bf16_in ? static_cast<void*>(narrow.data()) : wide.data(),
+                              .up = bf16_in ? static_cast<void*>(narrow_up.data()) : wide_up.data(),
+                              .in_stride = cols,
+                              .in_type = in,
+                              .gate_bias = dbias.data(),
+                              .up_bias = nullptr,
+                              .y = bf16_out ? static_cast<void*>(y16.data()) : y32.data(),
+                              .y_type = result,
+                              .y_stride = cols,
+                              .tokens = rows,
+                              .cols = static_cast<int>(cols),
+                              .activation = Activation::silu},
+                             device.context(true));
+      std::vector<float> found = y32.download(), expected;
+      if (bf16_out) {
+        found.clear();
+        for (uint16_t bits : y16.download()) found.push_back(bf16_to_f32(bits));
+      }
+      for (int64_t i = 0; i < rows * cols; ++i)
+        expected.push_back(
+            static_cast<float>(reference::activate(Activation::silu, double{x[i]} + bias[i % cols]) * double{up[i]}));
+      CHECK(difference(expected, found, {3e-4, bf16_out ? 0x1p-8 + 2e-5 : 2e-5}) == "");
+    }
+  }
 }

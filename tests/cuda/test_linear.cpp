@@ -49,18 +49,23 @@ struct Workspace {
   CublasLt cublaslt;
   DeviceArray<uint16_t> x_bf16{std::vector<uint16_t>(kTokens * kCols, 0x7fc0)};
   DeviceArray<uint16_t> weight_bf16;
-  DeviceArray<float> gate{std::vector<float>(kTokens * kIntermediate, kNan)};
-  DeviceArray<float> up{std::vector<float>(kTokens * kIntermediate, kNan)};
+  DeviceArray<float> gate_up{std::vector<float>(kTokens * kIntermediate, kNan)};
   DeviceMemory library{size_t{32} << 20};
   int64_t weight_elements;
 
   explicit Workspace(int64_t elements = 4 << 20)
       : weight_bf16(std::vector<uint16_t>(elements, 0x7fc0)), weight_elements(elements) {
-    cublaslt.open(library.data(), library.bytes(), false);
+    cublaslt.open(library.data(), library.bytes(), {});
   }
   LinearContext context(bool pdl = false) {
-    return {device.context(pdl), {},          &cublaslt, x_bf16.data(), weight_bf16.data(),
-            weight_elements,     gate.data(), up.data()};
+    return {.launch = device.context(pdl),
+            .switches = {},
+            .cublaslt = &cublaslt,
+            .x_bf16 = x_bf16.data(),
+            .weight_bf16 = weight_bf16.data(),
+            .weight_elements = weight_elements,
+            .gate_up = gate_up.data(),
+            .gate_up_bytes = 4 * kTokens * kIntermediate};
   }
 };
 
@@ -455,6 +460,142 @@ TEST_CASE("a NaN or infinity in one token's activations shows in all its results
         CAPTURE(m);
         CHECK(wrong == 0);
       }
+    }
+  }
+}
+
+namespace {
+
+/// One linear through the GEMM of prefills; y as fp32 whatever its type, rows of all outputs side by side.
+struct Prefill {
+  Workspace& workspace;
+  std::vector<const Operand*> weights;
+  int64_t m;
+  bool bias = false, gated = false, accumulate = false;
+
+  int64_t width() const {
+    int64_t n = 0;
+    for (const Operand* w : weights) n += gated && n > 0 ? 0 : w->host.view.rows;
+    return n;
+  }
+  std::vector<float> run(const void* x, DType x_type, DType y_type) const {
+    const int64_t k = weights[0]->host.view.cols, stride = width();
+    const bool bf16 = y_type == DType::bf16;
+    const DeviceArray<float> wide(std::vector<float>(bf16 ? 0 : m * stride, accumulate ? 0.5f : kNan));
+    const DeviceArray<uint16_t> narrow(std::vector<uint16_t>(bf16 ? m * stride : 0, 0x7fc0));
+    std::vector<std::unique_ptr<DeviceArray<float>>> biases;
+    std::vector<LinearOutput> outputs;
+    int64_t column = 0;
+    for (const Operand* w : weights) {
+      biases.push_back(std::make_unique<DeviceArray<float>>(w->bias));
+      TensorView y = {bf16 ? static_cast<void*>(narrow.data()) : wide.data() + column, y_type, m, w->host.view.rows,
+                      stride};
+      if (gated && column > 0) y = {};
+      outputs.push_back({w->device.view(), bias ? biases.back()->data() : nullptr, y});
+      column += w->host.view.rows;
+    }
+    run_linear(
+        workspace.context(true),
+        {.x = {const_cast<void*>(x), x_type, m, k, k}, .outputs = outputs, .accumulate = accumulate, .gated = gated},
+        "dequant_gemm_bf16");
+    if (!bf16) return wide.download();
+    std::vector<float> values;
+    for (uint16_t bits : narrow.download()) values.push_back(bf16_to_f32(bits));
+    return values;
+  }
+};
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) error += std::pow(double(a[i]) - b[i], 2), norm += std::pow(double(b[i]), 2);
+  return a.size() == b.size() && norm > 0 ? std::sqrt(error / norm) : INFINITY;
+}
+
+/// fp32 values that bf16 holds, and the same as bf16.
+std::pair<std::vector<float>, std::vector<uint16_t>> bf16_values(Random& random, int64_t rows, int64_t cols) {
+  std::vector<float> wide = random.outlier_heavy(rows, cols);
+  std::vector<uint16_t> narrow;
+  for (float& x : wide) narrow.push_back(f32_to_bf16(x)), x = bf16_to_f32(narrow.back());
+  return {wide, narrow};
+}
+
+}  // namespace
+
+TEST_CASE("a prefill takes bf16 rows as they are, and gives gated results in bf16") {
+  Random random(10);
+  Workspace workspace;
+  const int64_t m = 40, k = 512, n = 136;
+  const auto [wide, narrow] = bf16_values(random, m, k);
+  const DeviceArray<float> x(wide);
+  const DeviceArray<uint16_t> x_bf16(narrow);
+  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::bf16, WeightFormat::f16}) {
+    const Operand gate(format, n, k, random, workspace.device.context()),
+        up(format, n, k, random, workspace.device.context());
+    CAPTURE(info(format).name);
+    const Prefill plain{workspace, {&gate}, m, true};
+    CHECK(same_bits(plain.run(x_bf16.data(), DType::bf16, DType::f32), plain.run(x.data(), DType::f32, DType::f32)));
+
+    const Prefill gated{workspace, {&gate, &up}, m, true, true};
+    const std::vector<float> g = plain.run(x.data(), DType::f32, DType::f32),
+                             u = Prefill{workspace, {&up}, m, true}.run(x.data(), DType::f32, DType::f32),
+                             y = gated.run(x_bf16.data(), DType::bf16, DType::bf16);
+    int64_t wrong = 0;
+    for (size_t i = 0; i < y.size(); ++i) {
+      // gate without its bias, up without its bias, and the result are rounded: 2^-9 each of what is rounded, twice
+      // that where another order of the sums moves one over the middle.
+      const double a = reference::activate(Activation::silu, g[i]),
+                   bias = 1 + std::fabs(gate.bias[i % n]) + std::fabs(up.bias[i % n]);
+      const double allowed = 0x1p-8 * (1.13 * (std::fabs(g[i]) + bias) * std::fabs(u[i]) +
+                                       std::fabs(a) * (std::fabs(u[i]) + bias) + std::fabs(a * u[i]));
+      wrong += !(std::fabs(y[i] - a * u[i]) <= allowed);
+    }
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("outputs side by side are one product, in slices across their borders too") {
+  Random random(11);
+  for (int64_t elements : {int64_t{4} << 20, int64_t{130} * 512}) {
+    Workspace workspace(elements);
+    const auto& with = workspace.device.context();
+    const int64_t m = 33, k = 512;
+    const DeviceArray<float> x(bf16_values(random, m, k).first);
+    using F = WeightFormat;
+    for (const auto& [fq, fk, fv] : {std::tuple{F::q4_k, F::q4_k, F::q6_k},
+                                     {F::q8_0, F::q8_0, F::q8_0},
+                                     {F::bf16, F::bf16, F::bf16},
+                                     {F::bf16, F::q8_0, F::f16}}) {
+      const Operand wq(fq, 256, k, random, with), wk(fk, 64, k, random, with), wv(fv, 64, k, random, with);
+      for (bool accumulate : {false, true}) {
+        const std::vector<float> y =
+            Prefill{workspace, {&wq, &wk, &wv}, m, true, false, accumulate}.run(x.data(), DType::f32, DType::f32);
+        int64_t column = 0;
+        for (const Operand* w : {&wq, &wk, &wv}) {
+          const int64_t n = w->host.view.rows;
+          const std::vector<float> alone =
+              Prefill{workspace, {w}, m, true, false, accumulate}.run(x.data(), DType::f32, DType::f32);
+          std::vector<float> part;
+          for (int64_t t = 0; t < m; ++t)
+            part.insert(part.end(), y.begin() + t * 384 + column, y.begin() + t * 384 + column + n);
+          CAPTURE(info(w->host.view.format).name);
+          CAPTURE(elements);
+          CAPTURE(accumulate);
+          CHECK(distance(part, alone) < 1e-6);
+          column += n;
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("GEMVs refuse bf16 activations in words") {
+  const Workspace workspace;
+  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::f16}) {
+    LinearProblem problem{LinearRole::down, format, 1, 64, 256, workspace.device.max_shared_bytes, {}};
+    problem.bf16_activations = true;
+    for (const Verdict& verdict : linear_table().explain(problem)) {
+      CAPTURE(verdict.name);
+      CHECK((verdict.reason == nullptr) == (verdict.name == "dequant_gemm_bf16"));
     }
   }
 }

@@ -2,15 +2,16 @@
 
 namespace imp {
 
-TensorView attend(const LayerContext& in, const SequenceBatch& batch, TensorView x) {
+TensorView attend(const LayerContext& in, const SequenceBatch& batch, TensorView x, int64_t wanted_rows) {
   const AttentionSpec& is = in.spec.attention;
   const LayerWeights& weights = in.weights;
   const int64_t q_width = int64_t{is.num_heads} * is.head_dim;
   const int64_t kv_width = int64_t{is.num_kv_heads} * is.head_dim;
-  const TensorView q = part(in.workspace.q, x.rows, q_width);
-  const TensorView k = part(in.workspace.k, x.rows, kv_width);
-  const TensorView v = part(in.workspace.v, x.rows, kv_width);
-  const TensorView attended = part(in.workspace.attended, x.rows, q_width);
+  const TensorView all = part(in.workspace.qkv, x.rows, q_width + 2 * kv_width);
+  const TensorView q = columns(all, 0, q_width);
+  const TensorView k = columns(all, q_width, kv_width);
+  const TensorView v = columns(all, q_width + kv_width, kv_width);
+  const TensorView attended = part(in.workspace.attended, x.rows, q_width, in.backend.intermediate_dtype(wanted_rows));
 
   const LinearOutput qkv[] = {
       {weights.q_proj, weights.q_bias, q}, {weights.k_proj, weights.k_bias, k}, {weights.v_proj, weights.v_bias, v}};

@@ -29,8 +29,9 @@ struct RowSelection {
   int64_t count = 0;
 };
 
-/// Caches k and v of norm(x); returns what each token gathers from its context, [tokens, num_heads * head_dim].
-TensorView attend(const LayerContext& in, const SequenceBatch& batch, TensorView x);
+/// Caches k and v of norm(x); returns what each token gathers from its context, [tokens, num_heads * head_dim], of
+/// which o_proj will read `wanted_rows` rows.
+TensorView attend(const LayerContext& in, const SequenceBatch& batch, TensorView x, int64_t wanted_rows);
 
 /// x += post_norm?(o(the chosen rows of attended))
 void add_attended(const LayerContext& in, TensorView attended, RowSelection rows, TensorView x);

@@ -4,7 +4,8 @@ namespace imp {
 
 void feed_forward(const LayerContext& in, float skip_threshold, ForwardObserver* observer, TensorView x) {
   const LayerWeights& weights = in.weights;
-  const TensorView activation = part(in.workspace.activation, x.rows, in.spec.ffn.intermediate_size);
+  const DType dtype = observer ? DType::f32 : in.backend.intermediate_dtype(x.rows);
+  const TensorView activation = part(in.workspace.activation, x.rows, in.spec.ffn.intermediate_size, dtype);
   const LinearOutput gate_up[] = {{weights.gate_proj, nullptr, activation}, {weights.up_proj, nullptr, {}}};
   in.backend.linear({.x = x,
                      .norm_weight = weights.ffn_norm,
