@@ -8,6 +8,9 @@ namespace imp::cuda {
 
 // One head width a .cu, so that they compile side by side.
 void attention_prefill_hd16(const AttentionArgs&, const LaunchContext&);
+void attention_wgmma_hd64(const AttentionArgs&, const LaunchContext&);
+void attention_wgmma_hd128(const AttentionArgs&, const LaunchContext&);
+void attention_wgmma_hd256(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd16(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_prefill_hd32(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd32(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
@@ -41,6 +44,16 @@ void attention_prefill(const AttentionArgs& args, const LaunchContext& context) 
     case 128: return attention_prefill_hd128(args, context);
     case 256: return attention_prefill_hd256(args, context);
     default: fail(ErrorCode::unsupported, "no attention kernel for head_dim ", args.cache.head_dim);
+  }
+}
+
+void attention_wgmma(const AttentionArgs& args, const LaunchContext& context) {
+  if (args.q.rows == 0) return;
+  switch (args.cache.head_dim) {
+    case 64: return attention_wgmma_hd64(args, context);
+    case 128: return attention_wgmma_hd128(args, context);
+    case 256: return attention_wgmma_hd256(args, context);
+    default: fail(ErrorCode::unsupported, "no wgmma attention kernel for head_dim ", args.cache.head_dim);
   }
 }
 

@@ -26,6 +26,9 @@ bool attention_head_dim_supported(int head_dim);
 /// at most kDecodeRows rows a (sequence, kv head); the keys are split over `num_splits` blocks, and the last block to
 /// finish adds the parts up in their order, so that results do not depend on timing.
 void attention_prefill(const AttentionArgs& args, const LaunchContext& context);
+/// The same on the wgmma of sm_90a, for heads of 64, 128 and 256 and cache blocks of 16 tokens: attention_wgmma.cuh.
+inline constexpr int kWgmmaHeadDims[] = {64, 128, 256};
+void attention_wgmma(const AttentionArgs& args, const LaunchContext& context);
 void attention_decode(const AttentionArgs& args, int num_splits, const AttentionScratch& scratch,
                       const LaunchContext& context);
 

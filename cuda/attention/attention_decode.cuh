@@ -86,9 +86,8 @@ __global__ __launch_bounds__(kDecodeWarps * 32) void attention_decode_kernel(Att
   const int64_t pair = static_cast<int64_t>(sequence) * p.num_kv_heads + kv_head;
   float* own = partial + (pair * num_splits + split) * kPart;
   auto store = [&](int row, int d, float value) {
-    store_output(p,
-                 (span.first_token + row / p.group) * p.out_stride + (kv_head * p.group + row % p.group) * kHeadDim + d,
-                 value);
+    store_one(p, (span.first_token + row / p.group) * p.out_stride + (kv_head * p.group + row % p.group) * kHeadDim + d,
+              value);
   };
   for (int i = threadIdx.x; i < num_rows * kHeadDim; i += kThreads) {
     const int row = i / kHeadDim, d = i % kHeadDim;

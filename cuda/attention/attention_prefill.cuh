@@ -56,13 +56,12 @@ __global__ __launch_bounds__(kPrefillWarps * 32) void attention_prefill_kernel(A
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     if (rows[r] >= num_rows) continue;
-    const int64_t out =
-        (span.first_token + rows[r] / p.group) * p.out_stride + (kv_head * p.group + rows[r] % p.group) * kHeadDim;
+    const int64_t at = (span.first_token + rows[r] / p.group) * p.out_stride +
+                       (kv_head * p.group + rows[r] % p.group) * kHeadDim + lane % 4 * 2;
     const float inverse = 1 / output.sum[r];
 #pragma unroll
     for (int d = 0; d < kHeadDim / 8; ++d)
-      store_output_pair(p, out + d * 8 + (lane % 4) * 2, output.o[d][r * 2] * inverse,
-                        output.o[d][r * 2 + 1] * inverse);
+      store_pair(p, at + d * 8, output.o[d][r * 2] * inverse, output.o[d][r * 2 + 1] * inverse);
   }
 }
 

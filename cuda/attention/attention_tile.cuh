@@ -5,77 +5,16 @@
 //
 // Shared memory of a tile: kTileKeys rows of K, then of V, f16, each row padded by 16 bytes: ldmatrix reads 8 rows at a
 // stride of 16 bytes mod 128 and meets no bank twice.
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
 
+#include "attention/attention_params.cuh"
 #include "device/cp_async.cuh"
+#include "device/math.cuh"
 #include "device/mma.cuh"
-#include "ops/args.h"
 
 namespace imp::cuda {
-
-inline constexpr float kLog2e = 1.4426950408889634f;
-
-struct AttentionParams {
-  const float* q;
-  void* out;
-  int64_t q_stride, out_stride;  // elements a token
-  const __half *k, *v;
-  int num_kv_heads, group, block_size;
-  float scale, softcap;
-  int window;
-  int block_table_stride;
-  const int32_t *query_start, *context_len, *block_tables;
-  bool out_bf16;
-};
-
-inline AttentionParams make_params(const AttentionArgs& args) {
-  return {args.q.row<float>(0),
-          args.out.data,
-          args.q.row_stride,
-          args.out.row_stride,
-          static_cast<const __half*>(args.cache.k),
-          static_cast<const __half*>(args.cache.v),
-          args.cache.num_kv_heads,
-          args.num_heads / args.cache.num_kv_heads,
-          args.cache.block_size,
-          args.scale,
-          args.softcap,
-          args.sliding_window,
-          args.batch.block_table_stride,
-          args.batch.query_start,
-          args.batch.context_len,
-          args.batch.block_tables,
-          args.out.dtype == DType::bf16};
-}
-
-/// out[at], out[at + 1] = a, b; `at` is even.
-__device__ __forceinline__ void store_output_pair(const AttentionParams& p, int64_t at, float a, float b) {
-  if (p.out_bf16)
-    *reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(p.out) + at) = __floats2bfloat162_rn(a, b);
-  else
-    *reinterpret_cast<float2*>(static_cast<float*>(p.out) + at) = make_float2(a, b);
-}
-__device__ __forceinline__ void store_output(const AttentionParams& p, int64_t at, float value) {
-  if (p.out_bf16)
-    static_cast<__nv_bfloat16*>(p.out)[at] = __float2bfloat16(value);
-  else
-    static_cast<float*>(p.out)[at] = value;
-}
-
-/// The sequence a block works for.
-struct SequenceSpan {
-  int first_token;  // its first row of the batch
-  int num_tokens;
-  int first_position;
-  const int32_t* block_table;
-};
-__device__ __forceinline__ SequenceSpan sequence_span(const AttentionParams& p, int sequence) {
-  const int first = p.query_start[sequence], count = p.query_start[sequence + 1] - first;
-  return {first, count, p.context_len[sequence] - count, p.block_tables + sequence * p.block_table_stride};
-}
 
 template <int kHeadDim>
 constexpr int kRowHalves = kHeadDim + 8;

@@ -11,6 +11,7 @@ namespace imp::cuda {
 struct AttentionContext {
   LaunchContext launch;
   AttentionScratch scratch;
+  int capability;  // of the device: 90 for sm_90
 };
 
 /// An attention as the choice of a kernel sees it; host data alone.
@@ -20,6 +21,7 @@ struct AttentionProblem {
   int num_heads, num_kv_heads, head_dim;
   int sliding_window;
   int num_counters;  // of the scratch
+  int capability;
 
   int query_rows() const { return max_query_len * (num_heads / num_kv_heads); }  // of one kv head
 };

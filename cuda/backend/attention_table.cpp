@@ -30,6 +30,14 @@ void launch_decode(const AttentionContext& context, const AttentionArgs& args) {
   attention_decode(args, splits, context.scratch, context.launch);
 }
 
+const char* reject_wgmma(const AttentionProblem& p) {
+  if (std::ranges::find(kWgmmaHeadDims, p.head_dim) == std::end(kWgmmaHeadDims))
+    return "head_dim is not 64, 128 or 256";
+  if (p.capability != 90) return "wgmma is an instruction of sm_90a alone";
+  return nullptr;
+}
+void launch_wgmma(const AttentionContext& context, const AttentionArgs& args) { attention_wgmma(args, context.launch); }
+
 const char* reject_prefill(const AttentionProblem& p) { return reject_head_dim(p); }
 void launch_prefill(const AttentionContext& context, const AttentionArgs& args) {
   attention_prefill(args, context.launch);
@@ -37,6 +45,7 @@ void launch_prefill(const AttentionContext& context, const AttentionArgs& args) 
 
 constexpr Candidate<AttentionProblem, AttentionLaunch> kAttention[] = {
     {"attention_decode", reject_decode, launch_decode},
+    {"attention_wgmma", reject_wgmma, launch_wgmma},
     {"attention_prefill", reject_prefill, launch_prefill},
 };
 constexpr KernelTable<AttentionProblem, AttentionLaunch> kAttentionTable{"attention", kAttention};
@@ -54,7 +63,8 @@ void run_attention(const AttentionContext& context, const AttentionArgs& args) {
                                     .num_kv_heads = args.cache.num_kv_heads,
                                     .head_dim = args.cache.head_dim,
                                     .sliding_window = args.sliding_window,
-                                    .num_counters = context.scratch.num_counters};
+                                    .num_counters = context.scratch.num_counters,
+                                    .capability = context.capability};
   kAttentionTable.select(problem).launch(context, args);
 }
 
@@ -67,7 +77,8 @@ std::vector<Verdict> explain_attention(const AttentionContext& context, const At
        .num_kv_heads = std::max(1, query.num_kv_heads),
        .head_dim = query.head_dim,
        .sliding_window = query.sliding_window,
-       .num_counters = context.scratch.num_counters});
+       .num_counters = context.scratch.num_counters,
+       .capability = context.capability});
 }
 
 void check_attention(const ModelSpec& spec) {

@@ -36,6 +36,7 @@ class CudaBackend final : public Backend {
     launch_.num_sms = properties_.multiProcessorCount;
     launch_.max_shared_bytes = static_cast<int>(properties_.sharedMemPerBlockOptin);
     launch_.launches = &launches_;
+    attention_.capability = 10 * properties_.major + properties_.minor;
     if (options.settings) {
       const Settings& settings = *options.settings;
       launch_.pdl = !settings.runtime.no_pdl && properties_.major >= 9;

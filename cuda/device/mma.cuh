@@ -13,6 +13,18 @@ __device__ __forceinline__ void mma_16816(float (&c)[4], const uint32_t (&a)[4],
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// The same with f16 sums: c has the four values of mma_16816 as two pairs.
+__device__ __forceinline__ void mma_16816_f16(uint32_t (&c)[2], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%0,%1};"
+               : "+r"(c[0]), "+r"(c[1])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void unpack_half4(float (&out)[4], const uint32_t (&pairs)[2]) {
+  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&pairs[0]));
+  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&pairs[1]));
+  out[0] = low.x, out[1] = low.y, out[2] = high.x, out[3] = high.y;
+}
+
 /// Four 8x8 matrices of 16-bit elements from shared memory; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void load_matrix_x4(uint32_t (&r)[4], const void* shared) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));

@@ -18,7 +18,8 @@ AttentionProblem prompt(int tokens, int head_dim = 128) {
           .num_kv_heads = 8,
           .head_dim = head_dim,
           .sliding_window = 0,
-          .num_counters = 4096};
+          .num_counters = 4096,
+          .capability = 120};
 }
 AttentionProblem decode(int sequences, int context) {
   AttentionProblem problem = prompt(1);
@@ -45,6 +46,19 @@ TEST_CASE("16 query rows a kv head are decode, 17 are not") {
   CHECK(taken(decode(512, 100)) == "attention_decode");
   CHECK(taken(decode(513, 100)) == "attention_prefill");
   CHECK(reason(decode(513, 100), "attention_decode") == "more sequences times kv heads than counters");
+}
+
+TEST_CASE("wgmma serves the widths it has, on sm_90 alone") {
+  for (int head_dim : {64, 128, 256}) {
+    AttentionProblem problem = prompt(100, head_dim);
+    CHECK(taken(problem) == "attention_prefill");
+    CHECK(reason(problem, "attention_wgmma") == "wgmma is an instruction of sm_90a alone");
+    problem.capability = 90;
+    CHECK(taken(problem) == "attention_wgmma");
+    problem.head_dim = 96;
+    CHECK(taken(problem) == "attention_prefill");
+    CHECK(reason(problem, "attention_wgmma") == "head_dim is not 64, 128 or 256");
+  }
 }
 
 TEST_CASE("a head_dim without an instance: refused by every kernel, and by the load with a way out") {
