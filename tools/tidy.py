@@ -29,7 +29,7 @@ ALLOWED = {
     "kv": {"core"},
     "model": {"core", "quant", "formats"},
     "ops": {"core", "quant", "model"},
-    "reference": {"core", "quant", "model", "ops"},
+    "reference": {"core", "quant", "model", "ops", "sampling"},
     "exec": {"core", "quant", "formats", "model", "ops", "config"},
     "cpu": {"core", "quant", "formats", "model", "ops", "config", "reference", "exec"},
     "sampling": {"core"},

@@ -132,14 +132,15 @@ void bind_results(nb::module_& m) {
 
 void construct(Engine* self, const std::string& model_path, const Config& config, const std::string& device,
                int num_threads, uint64_t memory_budget_bytes, const std::string& force_isa,
-               const std::string& force_linear) {
+               const std::string& force_linear, const std::string& force_sampling) {
   nb::gil_scoped_release unlocked;
   new (self) Engine({.model_path = model_path,
                      .device = device,
                      .num_threads = num_threads,
                      .memory_budget_bytes = memory_budget_bytes,
                      .force_isa = force_isa,
-                     .force_linear = force_linear},
+                     .force_linear = force_linear,
+                     .force_sampling = force_sampling},
                     config);
 }
 
@@ -150,7 +151,7 @@ void bind_engine(nb::module_& m) {
   nb::class_<Engine>(m, "Engine", "One model on one device; one thread at a time, cancel() from any.")
       .def("__init__", &construct, nb::arg("model_path"), nb::arg("config"), nb::arg("device") = "auto",
            nb::arg("num_threads") = 0, nb::arg("memory_budget_bytes") = 0, nb::arg("force_isa") = "",
-           nb::arg("force_linear") = "")
+           nb::arg("force_linear") = "", nb::arg("force_sampling") = "")
       .def(
           "submit",
           [](Engine& self, std::vector<TokenId> prompt, const SamplingParams& params) {

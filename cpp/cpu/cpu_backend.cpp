@@ -14,6 +14,7 @@
 #include "cpu/rms_norm.h"
 #include "cpu/softcap.h"
 #include "exec/backend.h"
+#include "reference/reference.h"
 
 namespace imp {
 namespace {
@@ -78,6 +79,10 @@ class CpuBackend final : public Backend {
   }
   void softcap(const SoftcapArgs& args) override {
     run("softcap", [&] { count(run_softcap(context_, args)); }, [&] { return cost_of(args); });
+  }
+
+  void sample(const SampleArgs& args) override {
+    run("sample", [&] { count("sample_rows"); reference::sample(args); }, [&] { return cost_of(args); });
   }
 
   void upload(void* dst, const void* src, uint64_t bytes) override {

@@ -54,4 +54,9 @@ OpCost cost_of(const AttentionArgs& args) {
 
 OpCost cost_of(const SoftcapArgs& args) { return {8 * elements(args.x), 10 * elements(args.x)}; }
 
+OpCost cost_of(const SampleArgs& args) {
+  const double values = static_cast<double>(args.num_rows) * static_cast<double>(args.logits.cols);
+  return {4 * values, values};
+}
+
 }  // namespace imp::cpu

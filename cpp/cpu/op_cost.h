@@ -15,5 +15,6 @@ OpCost cost_of(const LinearArgs& args);
 OpCost cost_of(const QkRopeKvArgs& args);
 OpCost cost_of(const AttentionArgs& args);
 OpCost cost_of(const SoftcapArgs& args);
+OpCost cost_of(const SampleArgs& args);
 
 }  // namespace imp::cpu

@@ -18,10 +18,6 @@ Config resolved(Config config) {
   return config;
 }
 
-double seconds_between(Clock::time_point from, Clock::time_point to) {
-  return to > from ? std::chrono::duration<double>(to - from).count() : 0;
-}
-
 /// diagnostics.dump_tokens: the first ids that will be prefilled, on stderr.
 void dump_tokens(std::span<const TokenId> prompt) {
   constexpr size_t kShown = 20;
@@ -40,7 +36,8 @@ Engine::State::State(const EngineOptions& engine_options, Config settings)
       vocab(make_vocab_info(model.tokenizer.get(), model.spec.vocab_size, config.settings())),
       pool(model.memory.num_blocks),
       scheduler({.max_batch_size = model.memory.max_batch_size, .max_step_tokens = model.memory.max_step_tokens}, pool),
-      runner(model),
+      runner(model, drawable_tokens(vocab)),
+      sampling(choose_sampling(options, *model.backend)),
       observers(config.settings(), model.spec, *model.backend),
       seed_source(std::random_device{}()) {
   if (config.settings().runtime.warmup) warm_up();
@@ -117,136 +114,7 @@ void Engine::check_prompt(std::span<const TokenId> prompt) const {
          " of the prompt is outside the vocabulary of ", s.model.spec.vocab_size);
 }
 
-std::vector<TokenEvent> Engine::step() {
-  State& s = *state_;
-  std::vector<TokenEvent> events;
-  s.end_cancelled(events);
-  const StepPlan plan = s.scheduler.plan();
-  if (plan.chunks.empty()) return events;
-  std::span<float> rows = s.run_plan(plan);
-  s.scheduler.commit(plan);
-
-  const auto vocab_size = static_cast<size_t>(s.model.spec.vocab_size);
-  for (const PlannedChunk& chunk : plan.chunks) {
-    const auto count = static_cast<size_t>(s.logit_rows_of(chunk)) * vocab_size;
-    const std::span<float> own = rows.first(count);
-    rows = rows.subspan(count);
-    s.record_prompt_logprobs(chunk, own);
-    if (chunk.completes) s.sample(chunk, own.last(vocab_size), events);
-  }
-  return events;
-}
-
-std::span<float> Engine::State::run_plan(const StepPlan& plan) {
-  std::vector<RunChunk> chunks;
-  const Clock::time_point now = Clock::now();
-  for (const PlannedChunk& planned : plan.chunks) {
-    const Sequence& sequence = scheduler.sequence(planned.sequence);
-    Request& request = request_of(planned.sequence);
-    if (request.started == Clock::time_point{}) request.started = now;
-    const std::span<const int32_t> tokens = sequence.tokens;
-    chunks.push_back(
-        {.tokens = tokens.subspan(static_cast<size_t>(planned.begin), static_cast<size_t>(planned.num_tokens)),
-         .begin = planned.begin,
-         .blocks = sequence.blocks,
-         .num_logit_rows = logit_rows_of(planned)});
-  }
-  return forward(chunks, plan.copies);
-}
-
-std::span<float> Engine::State::forward(std::span<const RunChunk> chunks, std::span<const BlockCopy> copies) {
-  const Clock::time_point start = Clock::now();
-  const std::span<float> rows = runner.run(chunks, copies);
-  totals.forward_seconds += seconds_between(start, Clock::now());
-  totals.forward_batches += 1;
-  for (const RunChunk& chunk : chunks) totals.forward_tokens += static_cast<int64_t>(chunk.tokens.size());
-  return rows;
-}
-
-/// All rows while prompt logprobs are collected, else the one that gives the next token.
-int32_t Engine::State::logit_rows_of(const PlannedChunk& chunk) {
-  const Request& request = request_of(chunk.sequence);
-  const bool wants_all =
-      request.params->prompt_logprobs >= 0 && chunk.sequence == request.id && chunk.begin < request.prompt_tokens;
-  if (wants_all) return chunk.num_tokens;
-  return chunk.completes ? 1 : 0;
-}
-
-/// Row r of the chunk predicts the token at position begin + r + 1. A preempted prompt comes by twice.
-void Engine::State::record_prompt_logprobs(const PlannedChunk& chunk, std::span<const float> rows) {
-  Request& request = request_of(chunk.sequence);
-  if (request.params->prompt_logprobs < 0 || chunk.sequence != request.id) return;
-  const std::vector<int32_t>& tokens = scheduler.sequence(chunk.sequence).tokens;
-  const auto vocab_size = static_cast<size_t>(model.spec.vocab_size);
-  for (int32_t r = 0; r < chunk.num_tokens; ++r) {
-    const int64_t position = chunk.begin + r + 1;
-    if (position >= request.prompt_tokens) return;
-    if (position != static_cast<int64_t>(request.prompt_logprobs.size())) continue;
-    request.prompt_logprobs.push_back(row_logprobs(rows.subspan(static_cast<size_t>(r) * vocab_size, vocab_size),
-                                                   tokens[static_cast<size_t>(position)],
-                                                   request.params->prompt_logprobs));
-  }
-}
-
-/// Draws the next token of the chunk's sequence; at the end of a prompt, one for each of the request's n sequences.
-void Engine::State::sample(const PlannedChunk& chunk, std::span<float> row, std::vector<TokenEvent>& events) {
-  Request& request = request_of(chunk.sequence);
-  if (request.generated_tokens == 0) request.first_token = Clock::now();
-  const auto index = static_cast<int32_t>(chunk.sequence - request.id);
-  const int32_t n = request.params->n;
-  if (index != 0 || request.forked || n == 1) return sample_one(request, index, row, events);
-
-  request.forked = true;
-  for (int32_t i = 1; i < n; ++i) scheduler.fork(request.id, request.id + i);
-  const std::vector<float> logits(row.begin(), row.end());
-  for (int32_t i = 0; i < n; ++i) {
-    std::copy(logits.begin(), logits.end(), row.begin());  // drawing overwrites it
-    sample_one(request, i, row, events);
-  }
-}
-
-void Engine::State::sample_one(Request& request, int32_t index, std::span<float> row, std::vector<TokenEvent>& events) {
-  const SequenceId id = request.id + index;
-  const int64_t room = model.memory.max_seq_len - static_cast<int64_t>(scheduler.sequence(id).tokens.size());
-  TokenEvent event = request.generations[static_cast<size_t>(index)].next(row, room);
-  event.request = request.id;
-  event.index = index;
-  for (TokenId token : event.tokens) scheduler.append(id, token);
-  request.generated_tokens += static_cast<int64_t>(event.tokens.size());
-  totals.generated_tokens += static_cast<int64_t>(event.tokens.size());
-  if (event.finish != FinishReason::none) end_sequence(request, index);
-  events.push_back(std::move(event));
-}
-
-void Engine::State::end_sequence(Request& request, int32_t index) {
-  scheduler.remove(request.id + index);
-  request.finished[static_cast<size_t>(index)] = true;
-  request.ended = Clock::now();
-}
-
-void Engine::State::end_cancelled(std::vector<TokenEvent>& events) {
-  std::vector<RequestId> ids;
-  {
-    const std::lock_guard lock(cancel_mutex);
-    ids.swap(cancelled);
-  }
-  for (RequestId id : ids) {
-    const auto found = requests.find(id);
-    if (found == requests.end()) continue;
-    Request& request = found->second;
-    for (int32_t i = 0; i < request.params->n; ++i) {
-      if (request.finished[static_cast<size_t>(i)]) continue;
-      end_sequence(request, i);
-      TokenEvent event;
-      event.request = id;
-      event.index = i;
-      event.finish = FinishReason::cancelled;
-      events.push_back(std::move(event));
-    }
-  }
-}
-
-bool Engine::has_work() const { return !state_->scheduler.empty(); }
+bool Engine::has_work() const { return !state_->scheduler.empty() || state_->awaits_tokens(); }
 
 void Engine::cancel(RequestId id) {
   const std::lock_guard lock(state_->cancel_mutex);
@@ -284,6 +152,8 @@ void Engine::forget(RequestId id) {
 
 void Engine::reset() {
   State& s = *state_;
+  if (s.pending) s.runner.wait(s.pending->slot);
+  s.pending.reset();
   for (const auto& [id, request] : s.requests)
     for (int32_t i = 0; i < request.params->n; ++i) s.scheduler.remove(id + i);
   s.requests.clear();

@@ -51,6 +51,9 @@ struct EngineOptions {
   uint64_t memory_budget_bytes = 0;  // weights + KV + workspace; 0: from what is free
   std::string force_isa;             // see BackendOptions
   std::string force_linear;
+  /// "": the backend's choice. "host" draws on the host, "device" on the backend, "ahead" there and launches each step
+  /// before the tokens of the one before are looked at. Tests and comparisons: the tokens are the same.
+  std::string force_sampling = {};
 };
 
 /// One model on one device. Every method is called from one thread at a time; cancel() from any.
@@ -100,8 +103,9 @@ class Engine {
 
   /// Bench and tests: drops all sequences, keeps weights and counters.
   void reset();
-  /// Bench: forward passes over `tokens`, after those of the calls before, no sampling; the caller times it. What was
-  /// run is kept until reset().
+  /// Bench: forward passes over `tokens`, after those of the calls before; the caller times it. What was run is kept
+  /// until reset(). Returns when the device is done; the logits of the last token are computed, but neither sampled nor
+  /// copied to the host.
   void bench_prefill(std::span<const TokenId> tokens);
   void bench_decode(TokenId token);
 

@@ -36,6 +36,18 @@ VocabInfo make_vocab_info(const Tokenizer* tokenizer, int32_t vocab_size, const 
   return vocab;
 }
 
+std::vector<uint32_t> drawable_tokens(const VocabInfo& vocab) {
+  const int32_t known = vocab.tokenizer && vocab.tokenizer->size() > 0 ? vocab.tokenizer->size() : vocab.vocab_size;
+  if (vocab.banned.empty() && known >= vocab.vocab_size) return {};
+  std::vector<uint32_t> bits(static_cast<size_t>(vocab.vocab_size + 31) / 32, ~uint32_t{0});
+  const auto clear = [&](TokenId id) {
+    if (id < vocab.vocab_size) bits[static_cast<size_t>(id) / 32] &= ~(uint32_t{1} << (id % 32));
+  };
+  for (TokenId id = known; id < vocab.vocab_size; ++id) clear(id);
+  for (TokenId id : vocab.banned) clear(id);
+  return bits;
+}
+
 SamplerVocab make_sampler_vocab(const VocabInfo& vocab, const SamplingParams& params) {
   SamplerVocab sampler;
   sampler.vocab_size = vocab.vocab_size;
@@ -65,15 +77,32 @@ Generation::Generation(const VocabInfo& vocab, std::shared_ptr<const SamplingPar
   const int64_t think_budget = params_->think_budget >= 0 ? params_->think_budget : vocab.think_budget;
   if (vocab.think && think_budget > 0) think_.emplace(*vocab.think, think_budget, prompt);
   sampler_.accept_prompt(prompt);
+  host_reason_ = mask ? "mask" : think_ ? "think_budget" : parameter_for_host(*params_);
   if (mask) sampler_.set_mask(std::move(mask));
 }
 
 TokenEvent Generation::next(std::span<float> logits, int64_t room) {
-  try {
+  const auto draw = [&] {
     if (think_) {
       if (const auto forced = think_->forced()) sampler_.force_next(*forced);
     }
-    return accept(sampler_.sample(logits), room);
+    return sampler_.sample(logits);
+  };
+  return next(draw, room);
+}
+
+TokenEvent Generation::next(const SampleResult& drawn, int64_t room) {
+  const auto draw = [&] {
+    SampledToken token;
+    token.id = drawn.id;
+    return sampler_.accept(std::move(token), {drawn.num_nan, drawn.num_inf, drawn.num_neg_inf});
+  };
+  return next(draw, room);
+}
+
+TokenEvent Generation::next(const std::function<SampledToken()>& draw, int64_t room) {
+  try {
+    return accept(draw(), room);
   } catch (const Error& error) {  // this sequence only; its neighbours go on
     TokenEvent event;
     event.finish = FinishReason::error;

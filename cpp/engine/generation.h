@@ -1,14 +1,17 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/config.h"
 #include "engine/engine.h"
 #include "engine/think_budget.h"
+#include "ops/args.h"
 #include "sampling/sampler.h"
 #include "text/stop.h"
 #include "text/tokenizer.h"
@@ -23,6 +26,8 @@ struct VocabInfo {
   std::optional<ThinkMarkers> think;     // nothing where the vocabulary has no such markers
   int64_t think_budget = 0;              // generation.think_budget
 };
+/// The tokens that any request may draw, a bit each: all but padding columns and banned tokens. Empty where all may.
+std::vector<uint32_t> drawable_tokens(const VocabInfo& vocab);
 VocabInfo make_vocab_info(const Tokenizer* tokenizer, int32_t vocab_size, const Settings& settings);
 
 /// The sampler's view of a request's vocabulary.
@@ -37,8 +42,14 @@ class Generation {
   /// Draws the next token from `logits` (overwritten). `room`: tokens that still fit into the context with this one.
   /// Request and index of the event are the caller's to fill in. What the sampler refuses ends the sequence as error.
   TokenEvent next(std::span<float> logits, int64_t room);
+  /// The same with what the backend drew.
+  TokenEvent next(const SampleResult& drawn, int64_t room);
+
+  /// What keeps the backend from drawing this sequence's tokens, in one word; "" where nothing does.
+  std::string_view host_reason() const { return host_reason_; }
 
  private:
+  TokenEvent next(const std::function<SampledToken()>& draw, int64_t room);
   TokenEvent accept(const SampledToken& sampled, int64_t room);
   bool ends_with(TokenId id, TokenEvent& event) const;
   bool add_text(std::string_view piece, TokenEvent& event);
@@ -51,6 +62,7 @@ class Generation {
   StopMatcher stops_;
   std::optional<ThinkBudget> think_;
   int64_t num_generated_ = 0;
+  std::string_view host_reason_;
 };
 
 }  // namespace imp

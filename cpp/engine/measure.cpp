@@ -27,9 +27,9 @@ ScratchSequence::~ScratchSequence() {
 
 std::span<float> ScratchSequence::run(std::span<const TokenId> tokens, int32_t num_logit_rows) {
   const RunChunk chunk{.tokens = tokens, .begin = num_computed_, .blocks = blocks_, .num_logit_rows = num_logit_rows};
-  const std::span<float> rows = state_.forward({&chunk, 1});
+  state_.forward(chunk);
   num_computed_ += static_cast<int64_t>(tokens.size());
-  return rows;
+  return state_.runner.logits(0, num_logit_rows);
 }
 
 namespace {
@@ -122,7 +122,7 @@ void Engine::bench_prefill(std::span<const TokenId> tokens) {
                          .begin = s.bench_tokens,
                          .blocks = s.bench_blocks,
                          .num_logit_rows = at + count == tokens.size() ? 1 : 0};
-    s.forward({&chunk, 1});
+    s.forward(chunk);
     s.bench_tokens += static_cast<int64_t>(count);
   }
 }

@@ -135,6 +135,18 @@ void write_timings(JsonWriter& json, const Engine::State& state) {
   json.end_object();
 }
 
+/// Where tokens were drawn, and what kept the device from drawing them.
+void write_sampling(JsonWriter& json, const Engine::State& state) {
+  const EngineTotals& totals = state.totals;
+  json.key("sampling").begin_object().field("where", state.sampling.on_device ? "device" : "host");
+  json.field("reason", state.sampling.reason).field("look_ahead", state.sampling.look_ahead);
+  json.field("device_draws", totals.device_draws).field("host_draws", totals.host_draws);
+  json.key("host_requests").begin_object();
+  for (const auto& [parameter, count] : totals.host_requests) json.field(parameter, count);
+  json.end_object().field("steps_ahead", totals.steps_ahead);
+  json.field("discarded_draws", totals.discarded_draws).end_object();
+}
+
 /// Where the time went: one line an op class, with the rates reached.
 void print_profile(const Engine::State& state) {
   const auto profile = state.model.backend->profile();
@@ -170,6 +182,7 @@ std::string make_report(const Engine::State& state) {
   write_gemm(json, state.model);
   write_memory(json, state.model);
   write_serving(json, state);
+  write_sampling(json, state);
   write_diagnostics(json, state);
   write_timings(json, state);
   return json.end_object().text();

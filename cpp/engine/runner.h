@@ -1,7 +1,7 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "engine/load.h"
 #include "kv/block_pool.h"
@@ -10,7 +10,8 @@
 namespace imp {
 
 /// A piece of one sequence to run: `tokens` are new, the first of them at position `begin`; `blocks` already cover
-/// them. Logits are wanted of the last `num_logit_rows` of them.
+/// them. Logits are wanted of the last `num_logit_rows` of them. A token below 0 is one that the launch before drew:
+/// -1 - its index among that launch's draws.
 struct RunChunk {
   std::span<const int32_t> tokens;
   int64_t begin = 0;
@@ -20,28 +21,43 @@ struct RunChunk {
 
 /// Turns chunks into the arrays of a ForwardBatch in the backend's memory, and runs the decoder. All memory is taken
 /// at construction.
+///
+/// launch() does not wait for the device, so that a step can be launched before the results of the one before are
+/// looked at. A step that is under way has a slot, 0 or 1, to itself.
 class Runner {
  public:
-  explicit Runner(LoadedModel& model);
+  /// Tokens outside of `allowed_tokens` (bits; empty: all may) are never drawn by the device.
+  Runner(LoadedModel& model, std::span<const uint32_t> allowed_tokens);
 
-  /// One forward batch of at most max_step_tokens tokens and max_logit_rows rows. The rows that were asked for,
-  /// [num_logit_rows, vocab_size], chunk after chunk, in host memory; valid, and free to be overwritten, until the next
-  /// call.
-  std::span<float> run(std::span<const RunChunk> chunks, std::span<const BlockCopy> copies = {});
+  /// One forward batch of at most max_step_tokens tokens and max_logit_rows rows; then draws a token from each of
+  /// `draws`, at most max_batch_size, which are rows of logits.
+  void launch(int slot, std::span<const RunChunk> chunks, std::span<const BlockCopy> copies,
+              std::span<const int32_t> draws);
+  /// Until the step of a slot is done.
+  void wait(int slot) { model_.backend->wait(slot); }
+  /// Of the step of a slot, after wait(): what became of each draw.
+  std::span<const SampleResult> results(int slot) const;
+  /// Rows [first, first + count) of the logits of the latest launch, in host memory; waits for them. Valid, and free to
+  /// be overwritten, until the next launch.
+  std::span<float> logits(int64_t first, int64_t count);
 
  private:
-  void add(const RunChunk& chunk);
-  const int32_t* place(const std::vector<int32_t>& values);
+  int32_t* place(int64_t count);
+  const int32_t* on_device(const int32_t* staged) const;
 
   LoadedModel& model_;
-  int block_table_stride_;
-  // Of one step, [their sizes in the batch]; on the host, then packed into one array for the device.
-  std::vector<int32_t> token_ids_, positions_, query_start_, context_len_, block_tables_, logit_rows_;
-  std::vector<int32_t> packed_;
+  int max_draws_;
+  // The int32 arrays of one step, in one piece of memory: written here, by slot, and copied to the device at once.
+  // Where the backend's memory is the host's, all three are the same.
+  std::array<int32_t*, Backend::kMarkSlots> staging_ = {};
   int32_t* device_packed_;
-  float* logits_;                 // backend memory [max_logit_rows, vocab_size]
-  float* host_logits_ = nullptr;  // null where the backend's memory is the host's
-  int max_query_len_ = 0, max_context_len_ = 0;
+  int64_t packed_capacity_, packed_size_ = 0;
+  float* logits_;                // backend memory [max_logit_rows, vocab_size]
+  float* host_logits_;           // the same where the backend's memory is the host's
+  uint32_t* allowed_ = nullptr;  // backend memory, a bit a token; null: all may be drawn
+  int32_t* drawn_;               // backend memory [max_draws]: ids of the latest draws
+  SampleResult* results_;        // memory of both [kMarkSlots, max_draws]
+  int slot_ = 0;                 // of the latest launch
 };
 
 }  // namespace imp

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,10 @@ namespace imp {
 
 using Clock = std::chrono::steady_clock;
 
+inline double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return to > from ? std::chrono::duration<double>(to - from).count() : 0;
+}
+
 /// A request and its n sequences. Its id is the id of its first sequence; the others follow.
 struct Request {
   RequestId id = 0;
@@ -29,9 +34,41 @@ struct Request {
   bool forked = false;                  // sequences 1 to n-1 exist in the scheduler
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;
   int64_t generated_tokens = 0;
+  bool counted_host_draws = false;  // in the report
   Clock::time_point submitted, started, first_token, ended;
 
   bool is_done() const { return std::find(finished.begin(), finished.end(), false) == finished.end(); }
+};
+
+/// Where tokens are drawn, and whether the next step starts before the host has seen them.
+struct SamplingMode {
+  bool on_device = false;
+  bool look_ahead = false;
+  std::string reason;
+};
+/// By the backend's preference, or by EngineOptions::force_sampling.
+SamplingMode choose_sampling(const EngineOptions& options, const Backend& backend);
+
+/// A chunk of a step under way, and what is to be done with its rows of logits.
+struct PendingChunk {
+  PlannedChunk planned;
+  RequestId request = 0;
+  int32_t index = 0;       // which of the request's n sequences
+  int64_t first_row = 0;   // of the step's logits
+  int32_t num_rows = 0;
+  int32_t draw = -1;       // index among the step's draws; -1: the host draws, or nobody
+  int64_t position = 0;    // of the drawn token
+  bool is_last = false;    // the drawn token ends the sequence whatever it is: the scheduler has forgotten it
+};
+
+/// A step that was launched and whose tokens nobody has looked at.
+struct PendingStep {
+  int slot = 0;
+  std::vector<PendingChunk> chunks;
+  int64_t host_begin = 0, host_end = 0;  // rows of logits that the host needs; it then waits for them before going on
+  Clock::time_point started;
+
+  bool needs_host() const { return host_end > host_begin; }
 };
 
 /// Sums over the engine's life, for the report.
@@ -42,6 +79,10 @@ struct EngineTotals {
   int64_t requests = 0;
   int64_t prompt_tokens = 0;
   int64_t generated_tokens = 0;
+  int64_t device_draws = 0, host_draws = 0;
+  int64_t steps_ahead = 0;      // launched before the tokens of the step before were known
+  int64_t discarded_draws = 0;  // of sequences that turned out to have ended
+  std::map<std::string, int64_t, std::less<>> host_requests;  // what made the host draw -> requests
 };
 
 struct Engine::State {
@@ -55,11 +96,14 @@ struct Engine::State {
   BlockPool pool;
   Scheduler scheduler;
   Runner runner;
+  SamplingMode sampling;
   Observers observers;
   std::map<RequestId, Request> requests;
   RequestId next_id = 0;
   uint64_t seed_source;  // for requests without a seed
   EngineTotals totals;
+  std::optional<PendingStep> pending;
+  Clock::time_point last_done;  // when the step before was seen to be through
   std::vector<BlockId> bench_blocks;
   int64_t bench_tokens = 0;
 
@@ -69,13 +113,26 @@ struct Engine::State {
   const Settings& settings() const { return config.settings(); }
   Request& request_of(SequenceId id) { return std::prev(requests.upper_bound(id))->second; }
 
-  std::span<float> forward(std::span<const RunChunk> chunks, std::span<const BlockCopy> copies = {});
+  /// Runs a batch outside of the scheduler and waits for it; logits: runner.logits().
+  void forward(const RunChunk& chunk);
+
+  // A step, in engine/step.cpp.
   void end_cancelled(std::vector<TokenEvent>& events);
-  std::span<float> run_plan(const StepPlan& plan);
+  std::optional<PendingStep> launch_next();
+  void launch(int slot, std::span<const RunChunk> chunks, std::span<const BlockCopy> copies,
+              std::span<const int32_t> draws);
+  void wait(int slot, Clock::time_point started);
+  PendingChunk prepare(const PlannedChunk& planned, PendingStep& step, std::vector<int32_t>& draws);
+  void expect_token(PendingChunk& chunk);
+  void collect(const PendingStep& step, std::vector<TokenEvent>& events);
+  bool awaits_tokens() const;  // whether the pending step has tokens that somebody waits for
+  int free_slot() const { return pending ? 1 - pending->slot : 0; }
   int32_t logit_rows_of(const PlannedChunk& chunk);
+  bool wants_prompt_logprobs(const PlannedChunk& chunk);
   void record_prompt_logprobs(const PlannedChunk& chunk, std::span<const float> rows);
   void sample(const PlannedChunk& chunk, std::span<float> row, std::vector<TokenEvent>& events);
   void sample_one(Request& request, int32_t index, std::span<float> row, std::vector<TokenEvent>& events);
+  void hand_out(Request& request, int32_t index, TokenEvent event, std::vector<TokenEvent>& events);
   void end_sequence(Request& request, int32_t index);
   void warm_up();
 };

@@ -63,6 +63,7 @@ struct StepShape {
   int num_sequences = 0;
   int max_query_len = 0;
   int max_context_len = 0;
+  int num_drawn = 0;  // rows of logits that sample() draws from at the end
   auto operator<=>(const StepShape&) const = default;
 };
 
@@ -78,9 +79,9 @@ class Backend {
   virtual uint64_t free_memory_bytes() const = 0;
   /// Whether the host may read and write what allocate() gives.
   virtual bool memory_is_host() const { return true; }
-  /// Host memory that downloads are fast into; lives as long as the backend. For backends whose own memory is
-  /// elsewhere.
-  virtual void* allocate_host(uint64_t) { fail(ErrorCode::internal, name(), "'s memory is the host's own"); }
+  /// Host memory that copies to and from the device are fast with, and that ops can write small results into; lives as
+  /// long as the backend. upload() from it comes back at once: mark() and wait() say when it may be written again.
+  virtual void* allocate_host(uint64_t bytes) { return allocate(bytes, MemoryTag::other); }
 
   /// Zero-filled memory that lives as long as the backend. Only at load.
   virtual void* allocate(uint64_t bytes, MemoryTag tag) = 0;
@@ -119,11 +120,19 @@ class Backend {
   virtual void qk_rope_kv(const QkRopeKvArgs& args) = 0;
   virtual void attention(const AttentionArgs& args) = 0;
   virtual void softcap(const SoftcapArgs& args) = 0;
+  virtual void sample(const SampleArgs& args) = 0;
+  /// Whether tokens are drawn here unless somebody asks for it otherwise, or on the host, from downloaded logits.
+  virtual bool draws_tokens() const { return false; }
 
   /// Host copies; a backend on the host may hand out the same pointer. upload() is ordered before later ops;
   /// download() waits for earlier ones.
   virtual void upload(void* dst, const void* src, uint64_t bytes) = 0;
   virtual void download(void* dst, const void* src, uint64_t bytes) = 0;
+  /// mark() names the point after the ops called so far, wait() comes back when the device is past it. A slot, of
+  /// kMarkSlots, is marked again only when nobody waits for it.
+  static constexpr int kMarkSlots = 2;
+  virtual void mark([[maybe_unused]] int slot) {}
+  virtual void wait([[maybe_unused]] int slot) {}
   virtual void copy_kv_block(const KvLayerView& cache, int from, int to) = 0;
 
   virtual std::vector<Verdict> explain_linear(const LinearQuery& query) const = 0;

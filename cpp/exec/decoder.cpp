@@ -34,7 +34,7 @@ void Decoder::forward(const ForwardBatch& batch, TensorView logits) {
 
   TensorView x = s.workspace.hidden.head(batch.num_tokens);
   RowSelection wanted = {batch.logit_rows, batch.num_logit_rows};
-  s.backend.embed({s.weights.embed_tokens, batch.token_ids, s.spec.embedding_scale, x});
+  s.backend.embed({s.weights.embed_tokens, batch.token_ids, s.spec.embedding_scale, x, batch.drawn});
   if (s.observer) s.observer->on_hidden(-1, x);
 
   for (int layer = 0; layer < s.num_layers; ++layer) {

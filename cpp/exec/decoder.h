@@ -11,7 +11,8 @@ namespace imp {
 /// One step's work as the decoder sees it: tokens of several sequences, one after another.
 struct ForwardBatch {
   int64_t num_tokens = 0;
-  const int32_t* token_ids = nullptr;  // [num_tokens]
+  const int32_t* token_ids = nullptr;  // [num_tokens]; negative ones: see EmbedArgs::drawn
+  const int32_t* drawn = nullptr;
   SequenceBatch sequences;
   const int32_t* logit_rows = nullptr;  // [num_logit_rows]: the batch rows whose logits are wanted
   int64_t num_logit_rows = 0;

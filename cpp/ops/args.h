@@ -15,12 +15,16 @@ namespace imp {
 /// What a linear is for; used in reports, switches of the configuration and budgets, never in the mathematics.
 enum class LinearRole : uint8_t { qkv, o, gate_up, down, lm_head };
 
-/// out[t, :] = scale * table[ids[t], :]
+/// out[t, :] = scale * table[id(t), :], where id(t) is ids[t], or drawn[-1 - ids[t]] where that is negative: a token
+/// that the step before drew (SampleArgs::ids), and that the host has not seen yet.
 struct EmbedArgs {
   WeightView table;    // [vocab_size, hidden_size]
   const int32_t* ids;  // [tokens]
   float scale;
   TensorView out;  // [tokens, hidden_size]
+  const int32_t* drawn = nullptr;
+
+  int32_t id(int64_t t) const { return ids[t] < 0 ? drawn[-1 - ids[t]] : ids[t]; }
 };
 
 /// y[t, :] = weight * x[t, :] / sqrt(mean(x[t, :]^2) + epsilon); y may alias x.
@@ -116,6 +120,29 @@ struct AttentionArgs {
 struct SoftcapArgs {
   TensorView x;
   float cap;
+};
+
+/// How one token is drawn. Made of 4-byte fields: it travels among a step's int32 arrays.
+struct SampleRow {
+  int32_t logits_row = 0;
+  int32_t result = 0;  // index in SampleArgs::results
+};
+
+/// What became of one row, for the host.
+struct SampleResult {
+  int32_t id = -1;                                     // -1: the row is damaged, or no token of it may be drawn
+  int32_t num_nan = 0, num_inf = 0, num_neg_inf = 0;  // values of the row that are NaN, +inf, -inf
+};
+
+/// Draws a token from each row of logits, by the rules of sampling/sampler.h: the largest logit among the allowed
+/// tokens, the lowest id of equals. A row that has NaN or +inf, or nothing but -inf, is damaged.
+struct SampleArgs {
+  TensorView logits;               // [>= every logits_row + 1, vocab_size]; left as it is
+  const SampleRow* rows;           // [num_rows]
+  int num_rows;
+  const uint32_t* allowed;         // bit i of word w: token 32 w + i may be drawn; null: all may
+  int32_t* ids;                    // [num_rows] drawn; 0 where none was
+  SampleResult* results;           // in memory that the host can read
 };
 
 }  // namespace imp

@@ -9,8 +9,9 @@ void embed(const EmbedArgs& args) {
   const float scale = args.scale * args.table.scale;
   for (int64_t t = 0; t < args.out.rows; ++t) {
     float* out = args.out.row<float>(t);
-    assert(args.ids[t] >= 0 && args.ids[t] < args.table.rows);
-    dequantize(args.table.format, static_cast<const std::byte*>(args.table.data) + args.ids[t] * bytes, out, cols);
+    const int32_t id = args.id(t);
+    assert(id >= 0 && id < args.table.rows);
+    dequantize(args.table.format, static_cast<const std::byte*>(args.table.data) + id * bytes, out, cols);
     for (int64_t c = 0; c < cols; ++c) out[c] *= scale;
   }
 }

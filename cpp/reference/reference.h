@@ -11,6 +11,7 @@ void linear(const LinearArgs& args);
 void qk_rope_kv(const QkRopeKvArgs& args);
 void attention(const AttentionArgs& args);
 void softcap(const SoftcapArgs& args);
+void sample(const SampleArgs& args);
 
 /// y = activation(x)
 double activate(Activation activation, double x);

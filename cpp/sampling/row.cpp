@@ -36,11 +36,20 @@ RowSummary summarize_row(std::span<const float> row) {
 
 void check_row(std::span<const float> row, int64_t position) {
   const RowSummary summary = summarize_row(row);
-  if (!summary.has_nan_or_inf && summary.max > -kInf) return;
+  if (summary.has_nan_or_inf || summary.max == -kInf)
+    check_damage(count_damage(row), static_cast<int64_t>(row.size()), position);
+}
+
+RowDamage count_damage(std::span<const float> row) {
   const auto count = [&](auto predicate) { return std::count_if(row.begin(), row.end(), predicate); };
-  fail(ErrorCode::internal, "the logits at position ", position, " are damaged: of ", row.size(), " values, ",
-       count([](float x) { return std::isnan(x); }), " are NaN, ", count([](float x) { return x == kInf; }),
-       " are +inf, ", count([](float x) { return x == -kInf; }),
+  return {count([](float x) { return std::isnan(x); }), count([](float x) { return x == kInf; }),
+          count([](float x) { return x == -kInf; })};
+}
+
+void check_damage(const RowDamage& damage, int64_t size, int64_t position) {
+  if (damage.nan == 0 && damage.inf == 0 && damage.neg_inf < size) return;
+  fail(ErrorCode::internal, "the logits at position ", position, " are damaged: of ", size, " values, ", damage.nan,
+       " are NaN, ", damage.inf, " are +inf, ", damage.neg_inf,
        " are -inf; the model file may be damaged, `imp inspect` and diagnostics.debug_forward help to find where");
 }
 

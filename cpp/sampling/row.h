@@ -15,6 +15,14 @@ RowSummary summarize_row(std::span<const float> row);
 /// An `internal` error that counts what is wrong with the row, or nothing.
 void check_row(std::span<const float> row, int64_t position);
 
+/// Values of a row that are not finite.
+struct RowDamage {
+  int64_t nan = 0, inf = 0, neg_inf = 0;
+};
+RowDamage count_damage(std::span<const float> row);
+/// check_row() for a row of `size` values that somebody else counted.
+void check_damage(const RowDamage& damage, int64_t size, int64_t position);
+
 /// The largest value's index, the lowest of equals; -1 where all are -inf.
 int32_t argmax(std::span<const float> row);
 

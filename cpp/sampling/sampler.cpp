@@ -32,6 +32,7 @@ struct Sampler::State {
   void reshape(std::span<float> logits);
   int32_t pick(std::span<const float> logits);
   int32_t draw_at_temperature(std::span<const float> logits);
+  [[noreturn]] void fail_nothing_allowed() const;
   void describe(SampledToken& token) const;
 };
 
@@ -76,6 +77,10 @@ int32_t Sampler::State::pick(std::span<const float> logits) {
   } else if (summarize_row(logits).max > -std::numeric_limits<float>::infinity()) {
     return draw_at_temperature(logits);
   }
+  fail_nothing_allowed();
+}
+
+void Sampler::State::fail_nothing_allowed() const {
   fail(ErrorCode::invalid_argument, "no token may be drawn at position ", history.size(),
        ": allowed_token_ids, banned_token_ids, min_tokens, the model's banned control tokens and the grammar together "
        "leave "
@@ -163,6 +168,30 @@ SampledToken Sampler::sample(std::span<float> logits) {
   if (state.params.logprobs >= 0) state.describe(token);
   state.append(token.id);
   return token;
+}
+
+SampledToken Sampler::accept(SampledToken drawn, const RowDamage& damage) {
+  State& state = *state_;
+  check_damage(damage, state.vocab.vocab_size, static_cast<int64_t>(state.history.size()));
+  if (drawn.id < 0) state.fail_nothing_allowed();
+  state.append(drawn.id);
+  return drawn;
+}
+
+std::string_view parameter_for_host(const SamplingParams& params) {
+  if (params.typical_p != 1) return "typical_p";
+  if (params.mirostat != 0) return "mirostat";
+  if (params.dry_multiplier != 0) return "dry_multiplier";
+  if (params.temperature != 0) return "temperature";
+  if (!params.logit_bias.empty()) return "logit_bias";
+  if (!params.allowed_token_ids.empty()) return "allowed_token_ids";
+  if (!params.banned_token_ids.empty()) return "banned_token_ids";
+  if (params.min_tokens > 0) return "min_tokens";
+  if (params.repetition_penalty != 1) return "repetition_penalty";
+  if (params.frequency_penalty != 0) return "frequency_penalty";
+  if (params.presence_penalty != 0) return "presence_penalty";
+  if (params.logprobs >= 0) return "logprobs";
+  return "";
 }
 
 int32_t Sampler::num_generated() const { return static_cast<int32_t>(state_->generated().size()); }

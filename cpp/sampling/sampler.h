@@ -5,9 +5,11 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sampling/params.h"
+#include "sampling/row.h"
 
 namespace imp {
 
@@ -32,6 +34,9 @@ struct SampledToken {
   int32_t rank = 0;  // with params.logprobs >= 0: 1 is the most likely
 };
 
+/// The parameter that lets only Sampler draw the tokens of such a request, or "" where a backend's sample() can.
+std::string_view parameter_for_host(const SamplingParams& params);
+
 /// Draws the tokens of one sequence. Holds what sampling depends on: the token history and mirostat's state.
 /// The random number for position p depends on (seed, sequence index, p) alone, so neighbours in a batch,
 /// preemption and replay change nothing.
@@ -51,6 +56,10 @@ class Sampler {
   /// position and counts, an empty allowed set an `invalid_argument` error. The drawn token joins the history. An id
   /// of -1 says that the mask ended the sequence. The order of the steps stands in processors.h.
   SampledToken sample(std::span<float> logits);
+
+  /// Takes what somebody else drew from the row by the same rules, and the same errors: `damage` is of the row, an id
+  /// of -1 says that no token was allowed.
+  SampledToken accept(SampledToken drawn, const RowDamage& damage);
 
   int32_t num_generated() const;
 

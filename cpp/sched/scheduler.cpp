@@ -54,6 +54,11 @@ void Scheduler::fork(SequenceId parent, SequenceId child) {
 
 void Scheduler::append(SequenceId id, int32_t token) { sequences_.at(id).tokens.push_back(token); }
 
+void Scheduler::set_token(SequenceId id, int64_t position, int32_t token) {
+  if (const auto found = sequences_.find(id); found != sequences_.end())
+    found->second.tokens[static_cast<size_t>(position)] = token;
+}
+
 void Scheduler::remove(SequenceId id) {
   const auto found = sequences_.find(id);
   if (found == sequences_.end()) return;

@@ -38,7 +38,10 @@ class Scheduler {
   /// `child` continues from where `parent` is. It shares the parent's blocks where the batch has room for it, else it
   /// queues and is computed on its own. Only right after the parent's tokens were all computed.
   void fork(SequenceId parent, SequenceId child);
+  /// A token below 0 stands for one that is drawn but not known yet; set_token() tells it later, if the
+  /// sequence is still there.
   void append(SequenceId id, int32_t token);
+  void set_token(SequenceId id, int64_t position, int32_t token);
   /// Forgets a sequence, running or waiting; its blocks are released.
   void remove(SequenceId id);
 

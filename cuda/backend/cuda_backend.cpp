@@ -8,6 +8,7 @@
 #include "backend/device_facts.h"
 #include "backend/device_memory.h"
 #include "backend/linear_ops.h"
+#include "backend/sampling_ops.h"
 #include "backend/step_graphs.h"
 #include "backend/weight_upload.h"
 #include "config/config.h"
@@ -47,6 +48,7 @@ class CudaBackend final : public Backend {
     }
   }
   ~CudaBackend() override {
+    static_cast<void>(cudaStreamSynchronize(launch_.stream));  // a step may be under way that nobody waited for
     graphs_.clear();
     static_cast<void>(cudaStreamDestroy(launch_.stream));
   }
@@ -96,9 +98,7 @@ class CudaBackend final : public Backend {
   }
 
   void embed(const EmbedArgs& args) override {
-    embed_rows({args.table, args.ids, args.scale, args.out.row<float>(0), args.out.row_stride,
-                static_cast<int>(args.out.rows)},
-               launch_);
+    embed_rows(args, launch_);
   }
   void rms_norm(const RmsNormArgs& args) override { cuda::rms_norm(args, launch_); }
   void linear(const LinearArgs& args) override {
@@ -113,6 +113,11 @@ class CudaBackend final : public Backend {
     run_attention(attention_, args);
   }
   void softcap(const SoftcapArgs& args) override { cuda::softcap(args, launch_); }
+
+  void sample(const SampleArgs& args) override { sampling_.sample(args, launch_); }
+  bool draws_tokens() const override { return true; }
+  void mark(int slot) override { sampling_.mark(slot, launch_); }
+  void wait(int slot) override { sampling_.wait(slot); }
 
   void upload(void* dst, const void* src, uint64_t bytes) override {
     if (bytes == 0) return;
@@ -160,6 +165,7 @@ class CudaBackend final : public Backend {
   CublasLt cublaslt_;
   LinearContext linear_ = {};
   AttentionContext attention_ = {};
+  SamplingOps sampling_;
   StepGraphs graphs_;
 };
 
@@ -214,7 +220,7 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
   const int64_t rows = limits.max_tokens * 2 * cols + gate_up_bytes(limits.max_tokens, intermediate);
   const int64_t partial = 4 * decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
   return static_cast<uint64_t>(rows + 2 * kWeightSliceElements + partial) + kCublasWorkspaceBytes +
-         4096 * sizeof(int32_t);
+         4096 * sizeof(int32_t) + SamplingOps::scratch_bytes(limits);
 }
 
 void CudaBackend::finish_load(const StepLimits& limits) {
@@ -235,6 +241,7 @@ void CudaBackend::finish_load(const StepLimits& limits) {
   attention_.scratch.partial_floats = decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
   attention_.scratch.partial =
       static_cast<float*>(allocate(static_cast<uint64_t>(attention_.scratch.partial_floats) * 4, MemoryTag::workspace));
+  sampling_.open(limits, [this](uint64_t bytes) { return allocate(bytes, MemoryTag::workspace); });
 }
 
 int CudaBackend::planned_context(int max_context_len) const {

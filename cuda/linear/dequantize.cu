@@ -11,13 +11,19 @@ namespace {
 
 constexpr int kThreads = 256;
 
+/// EmbedArgs::id, for the device.
+__device__ int64_t token_of(const int32_t* ids, const int32_t* drawn) {
+  const int32_t id = ids[blockIdx.x];
+  return id < 0 ? drawn[-1 - id] : id;
+}
+
 template <class Codec>
-__global__ __launch_bounds__(kThreads) void embed_packed_kernel(PackedView w, const int32_t* ids, float scale,
-                                                                float* out, int64_t out_stride) {
+__global__ __launch_bounds__(kThreads) void embed_packed_kernel(PackedView w, const int32_t* ids, const int32_t* drawn,
+                                                                float scale, float* out, int64_t out_stride) {
   pdl_trigger();
   pdl_wait();
   const int blocks_per_row = w.cols / 32;
-  const int64_t row = ids[blockIdx.x];
+  const int64_t row = token_of(ids, drawn);
   for (int block = threadIdx.x; block < blocks_per_row; block += kThreads) {
     Codec codec;
     codec.load(w.codes, w.scales, w.supers, row, block, blocks_per_row);
@@ -36,11 +42,11 @@ __device__ float number_at(const void* data, WeightFormat format, int64_t index)
 }
 
 __global__ __launch_bounds__(kThreads) void embed_rows_kernel(const void* table, WeightFormat format, int cols,
-                                                              const int32_t* ids, float scale, float* out,
-                                                              int64_t out_stride) {
+                                                              const int32_t* ids, const int32_t* drawn, float scale,
+                                                              float* out, int64_t out_stride) {
   pdl_trigger();
   pdl_wait();
-  const int64_t row = ids[blockIdx.x];
+  const int64_t row = token_of(ids, drawn);
   for (int c = threadIdx.x; c < cols; c += kThreads)
     out[blockIdx.x * out_stride + c] = number_at(table, format, row * cols + c) * scale;
 }
@@ -60,18 +66,19 @@ void with_codec(PackedLayout layout, const Use& use) {
 
 }  // namespace
 
-void embed_rows(const EmbedRowsArgs& args, const LaunchContext& context) {
-  if (args.tokens == 0) return;
+void embed_rows(const EmbedArgs& args, const LaunchContext& context) {
+  if (args.out.rows == 0) return;
   const auto layout = static_cast<PackedLayout>(args.table.layout);
-  const auto grid = static_cast<unsigned>(args.tokens);
+  const auto grid = static_cast<unsigned>(args.out.rows);
+  float* out = args.out.row<float>(0);
   if (layout == PackedLayout::kRows) {
     launch(context, "embed_rows", embed_rows_kernel, grid, kThreads, 0, args.table.data, args.table.format,
-           static_cast<int>(args.table.cols), args.ids, args.scale, args.out, args.out_stride);
+           static_cast<int>(args.table.cols), args.ids, args.drawn, args.scale, out, args.out.row_stride);
     return;
   }
   with_codec(layout, [&](auto codec) {
     launch(context, "embed_packed", embed_packed_kernel<decltype(codec)>, grid, kThreads, 0, packed_view(args.table),
-           args.ids, args.scale * args.table.scale, args.out, args.out_stride);
+           args.ids, args.drawn, args.scale * args.table.scale, out, args.out.row_stride);
   });
 }
 

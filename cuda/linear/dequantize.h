@@ -1,5 +1,6 @@
 #pragma once
 #include "linear/packed_weight.h"
+#include "ops/args.h"
 #include "runtime/launch.h"
 
 namespace imp::cuda {
@@ -8,15 +9,7 @@ namespace imp::cuda {
 void dequantize_bf16(const WeightView& weight, int64_t first_row, int64_t rows, void* out,
                      const LaunchContext& context);
 
-/// out[t, :] = scale * row ids[t] of the table, fp32.
-struct EmbedRowsArgs {
-  WeightView table;
-  const int32_t* ids;
-  float scale;
-  float* out;
-  int64_t out_stride;
-  int tokens;
-};
-void embed_rows(const EmbedRowsArgs& args, const LaunchContext& context);
+/// See EmbedArgs. Bytes moved: a row of the table and one of fp32 a token.
+void embed_rows(const EmbedArgs& args, const LaunchContext& context);
 
 }  // namespace imp::cuda

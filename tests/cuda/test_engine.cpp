@@ -12,7 +12,7 @@ using namespace imp::test;
 namespace {
 
 Engine on_device(const Overrides& overrides = {}, const std::string& name = "tiny-llama",
-                 const std::string& device = "cuda") {
+                 const std::string& device = "cuda", const std::string& force_sampling = "") {
   Config config;
   for (const auto& [key, value] : overrides) config.set(key, value);
   return Engine({.model_path = tiny_model(name),
@@ -20,7 +20,8 @@ Engine on_device(const Overrides& overrides = {}, const std::string& name = "tin
                  .num_threads = 1,
                  .memory_budget_bytes = uint64_t{512} << 20,
                  .force_isa = {},
-                 .force_linear = {}},
+                 .force_linear = {},
+                 .force_sampling = force_sampling},
                 std::move(config));
 }
 
@@ -51,6 +52,34 @@ TEST_CASE("greedy text is the same with graphs and without, alone and beside oth
     for (int seed = 1; seed <= 4; ++seed) ids.push_back(graphs.submit(prompt_of(20, seed), greedy(40)));
     const auto together = finish_all(graphs);
     for (RequestId id : ids) CHECK(together.at({id, 0}).tokens.size() == 40);
+  }
+}
+
+TEST_CASE("tokens drawn on the device, and steps launched before they are seen, change nothing") {
+  for (const std::string name : kModels) {
+    CAPTURE(name);
+    Engine engines[] = {on_device({}, name, "cuda", "host"), on_device({}, name, "cuda", "device"),
+                        on_device({}, name, "cuda", "ahead")};
+    SamplingParams stopped = greedy(60);
+    stopped.stop_token_ids = {complete(engines[0], prompt_of(20), greedy(30)).tokens[25]};
+    std::vector<std::vector<Completion>> all;
+    for (Engine& engine : engines) {
+      std::vector<Completion>& found = all.emplace_back();
+      for (int repeat = 0; repeat < 3; ++repeat) found.push_back(complete(engine, prompt_of(20), greedy(60)));
+      found.push_back(complete(engine, prompt_of(20), stopped));
+      std::vector<RequestId> ids;  // the same steps in every mode
+      for (int seed = 1; seed <= 4; ++seed) ids.push_back(engine.submit(prompt_of(20, seed), greedy(40)));
+      const auto together = finish_all(engine);
+      for (RequestId id : ids) found.push_back(together.at({id, 0}));
+    }
+    CHECK(all[0].size() == 8);
+    CHECK(all[1] == all[0]);
+    CHECK(all[2] == all[0]);
+    CHECK(report_number(engines[0].report_json(), {"sampling", "device_draws"}) == 0);
+    CHECK(report_number(engines[1].report_json(), {"sampling", "steps_ahead"}) == 0);
+    CHECK(report_number(engines[2].report_json(), {"sampling", "host_draws"}) == 0);
+    CHECK(report_number(engines[2].report_json(), {"sampling", "steps_ahead"}) > 300);
+    CHECK(report_number(engines[2].report_json(), {"launches", "sample_greedy"}) > 300);
   }
 }
 

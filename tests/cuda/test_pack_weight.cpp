@@ -30,13 +30,15 @@ TEST_CASE("packing keeps every number: rows of the table come back bit for bit")
       const int64_t rows = 11;
       const WeightMatrix matrix(format.format, rows, cols, random);
       const PackedMatrix packed(matrix, device.context());
-      const std::vector<int32_t> ids = {10, 0, 3, 3, 7, 4, 1, 2, 5, 6, 8, 9};
-      const DeviceArray<int32_t> dids(ids);
+      const std::vector<int32_t> ids = {10, 0, 3, 3, 7, 4, 1, 2, 5, 6, 8, 9}, drawn = {0, 4};
+      std::vector<int32_t> asked = ids;
+      asked[5] = -2;  // taken from `drawn`
+      const DeviceArray<int32_t> dids(asked), ddrawn(drawn);
       for (float scale : {1.0f, 22.627417f}) {
         const int64_t stride = cols + 3;
         const DeviceArray<float> out(std::vector<float>(ids.size() * stride, -7));
-        cuda::embed_rows({packed.view(), dids.data(), scale, out.data(), stride, static_cast<int>(ids.size())},
-                         device.context(true));
+        const TensorView out_view = {out.data(), DType::f32, static_cast<int64_t>(ids.size()), cols, stride};
+        cuda::embed_rows({packed.view(), dids.data(), scale, out_view, ddrawn.data()}, device.context(true));
         std::vector<float> expected(ids.size() * stride, -7);
         for (size_t t = 0; t < ids.size(); ++t)
           for (int64_t c = 0; c < cols; ++c) expected[t * stride + c] = matrix.values[ids[t] * cols + c] * scale;

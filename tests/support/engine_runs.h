@@ -17,7 +17,7 @@ inline std::string tiny_model(const std::string& name = "tiny-llama") {
 }
 
 inline Engine make_engine(const Overrides& overrides = {}, const std::string& name = "tiny-llama",
-                          uint64_t budget_bytes = 0) {
+                          uint64_t budget_bytes = 0, const std::string& force_sampling = "") {
   Config config;
   for (const auto& [key, value] : overrides) config.set(key, value);
   return Engine({.model_path = tiny_model(name),
@@ -25,7 +25,8 @@ inline Engine make_engine(const Overrides& overrides = {}, const std::string& na
                  .num_threads = 1,
                  .memory_budget_bytes = budget_bytes,
                  .force_isa = {},
-                 .force_linear = {}},
+                 .force_linear = {},
+                 .force_sampling = force_sampling},
                 std::move(config));
 }
 

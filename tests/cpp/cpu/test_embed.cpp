@@ -22,6 +22,9 @@ TEST_CASE("rows of every format, scaled, for any number of threads") {
     std::vector<int32_t> ids(65);
     for (int32_t& id : ids) id = static_cast<int32_t>(random.integer(0, kRows - 1));
     ids[3] = kRows - 1;
+    const std::vector<int32_t> drawn = {0, ids[40], 1};
+    std::vector<int32_t> asked = ids;
+    asked[40] = -2;  // taken from `drawn`
     for (int64_t tokens : {0, 1, 7, 65}) {
       std::vector<float> expected(tokens * kCols);
       for (int64_t t = 0; t < tokens; ++t) {
@@ -33,7 +36,7 @@ TEST_CASE("rows of every format, scaled, for any number of threads") {
         std::vector<float> found(tokens * kCols, -1.0f);
         const WeightView weight = {
             .data = table.data(), .format = format.format, .rows = kRows, .cols = kCols, .scale = 0.5f};
-        cpu::run_embed(cpu.context(), {weight, ids.data(), 22.5f, f32_view(found.data(), tokens, kCols)});
+        cpu::run_embed(cpu.context(), {weight, asked.data(), 22.5f, f32_view(found.data(), tokens, kCols), drawn.data()});
         CAPTURE(format.name);
         CHECK(same_bits(expected, found));
       }
