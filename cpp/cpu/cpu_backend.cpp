@@ -82,7 +82,13 @@ class CpuBackend final : public Backend {
   }
 
   void sample(const SampleArgs& args) override {
-    run("sample", [&] { count("sample_rows"); reference::sample(args); }, [&] { return cost_of(args); });
+    run(
+        "sample",
+        [&] {
+          count("sample_rows");
+          reference::sample(args);
+        },
+        [&] { return cost_of(args); });
   }
 
   void upload(void* dst, const void* src, uint64_t bytes) override {

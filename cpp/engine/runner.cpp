@@ -11,13 +11,12 @@ Runner::Runner(LoadedModel& model, std::span<const uint32_t> allowed_tokens) : m
   const int64_t tokens = plan.max_step_tokens, sequences = plan.max_batch_size, rows = plan.max_logit_rows;
   constexpr int64_t kIntsOfDraw = sizeof(SampleRow) / sizeof(int32_t);
   max_draws_ = plan.max_batch_size;
-  packed_capacity_ =
-      2 * tokens + (sequences + 1) + sequences * (1 + blocks_for(plan.max_seq_len) + kIntsOfDraw) + rows;
+  packed_capacity_ = 2 * tokens + (sequences + 1) + sequences * (1 + blocks_for(plan.max_seq_len) + kIntsOfDraw) + rows;
   const auto packed_bytes = static_cast<uint64_t>(packed_capacity_) * sizeof(int32_t);
   device_packed_ = static_cast<int32_t*>(backend.allocate(packed_bytes, MemoryTag::workspace));
   logits_ = static_cast<float*>(backend.allocate(plan.logits_bytes, MemoryTag::logits));
-  drawn_ =
-      static_cast<int32_t*>(backend.allocate(static_cast<uint64_t>(max_draws_) * sizeof(int32_t), MemoryTag::workspace));
+  drawn_ = static_cast<int32_t*>(
+      backend.allocate(static_cast<uint64_t>(max_draws_) * sizeof(int32_t), MemoryTag::workspace));
   results_ = static_cast<SampleResult*>(
       backend.allocate_host(static_cast<uint64_t>(Backend::kMarkSlots * max_draws_) * sizeof(SampleResult)));
   const bool host = backend.memory_is_host();
@@ -128,8 +127,7 @@ std::span<const SampleResult> Runner::results(int slot) const {
 std::span<float> Runner::logits(int64_t first, int64_t count) {
   const auto vocab_size = static_cast<size_t>(model_.spec.vocab_size);
   const size_t offset = static_cast<size_t>(first) * vocab_size, size = static_cast<size_t>(count) * vocab_size;
-  if (host_logits_ != logits_)
-    model_.backend->download(host_logits_ + offset, logits_ + offset, size * sizeof(float));
+  if (host_logits_ != logits_) model_.backend->download(host_logits_ + offset, logits_ + offset, size * sizeof(float));
   return {host_logits_ + offset, size};
 }
 

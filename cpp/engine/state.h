@@ -53,12 +53,12 @@ SamplingMode choose_sampling(const EngineOptions& options, const Backend& backen
 struct PendingChunk {
   PlannedChunk planned;
   RequestId request = 0;
-  int32_t index = 0;       // which of the request's n sequences
-  int64_t first_row = 0;   // of the step's logits
+  int32_t index = 0;      // which of the request's n sequences
+  int64_t first_row = 0;  // of the step's logits
   int32_t num_rows = 0;
-  int32_t draw = -1;       // index among the step's draws; -1: the host draws, or nobody
-  int64_t position = 0;    // of the drawn token
-  bool is_last = false;    // the drawn token ends the sequence whatever it is: the scheduler has forgotten it
+  int32_t draw = -1;     // index among the step's draws; -1: the host draws, or nobody
+  int64_t position = 0;  // of the drawn token
+  bool is_last = false;  // the drawn token ends the sequence whatever it is: the scheduler has forgotten it
 };
 
 /// A step that was launched and whose tokens nobody has looked at.

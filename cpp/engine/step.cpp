@@ -4,10 +4,10 @@
 #include "engine/logprobs.h"
 #include "engine/state.h"
 
-// Engine::step(): plan, launch, collect. Where the backend draws the tokens, the next step is launched before the tokens
-// of this one are looked at: their positions and blocks are known, and their ids are on the device already. A sequence
-// that turns out to have ended ran one token too many, which nobody sees: its blocks may be used again at once, because
-// the device takes the steps in order.
+// Engine::step(): plan, launch, collect. Where the backend draws the tokens, the next step is launched before the
+// tokens of this one are looked at: their positions and blocks are known, and their ids are on the device already. A
+// sequence that turns out to have ended ran one token too many, which nobody sees: its blocks may be used again at
+// once, because the device takes the steps in order.
 
 namespace imp {
 
@@ -48,11 +48,12 @@ std::optional<PendingStep> Engine::State::launch_next() {
   for (const PlannedChunk& planned : plan.chunks) {
     const Sequence& sequence = scheduler.sequence(planned.sequence);
     const PendingChunk& chunk = step.chunks.emplace_back(prepare(planned, step, draws));
-    chunks.push_back({.tokens = std::span<const int32_t>(sequence.tokens)
-                                    .subspan(static_cast<size_t>(planned.begin), static_cast<size_t>(planned.num_tokens)),
-                      .begin = planned.begin,
-                      .blocks = sequence.blocks,
-                      .num_logit_rows = chunk.num_rows});
+    chunks.push_back(
+        {.tokens = std::span<const int32_t>(sequence.tokens)
+                       .subspan(static_cast<size_t>(planned.begin), static_cast<size_t>(planned.num_tokens)),
+         .begin = planned.begin,
+         .blocks = sequence.blocks,
+         .num_logit_rows = chunk.num_rows});
   }
   launch(step.slot, chunks, plan.copies, draws);
   scheduler.commit(plan);
@@ -121,10 +122,9 @@ void Engine::State::collect(const PendingStep& step, std::vector<TokenEvent>& ev
     if (chunk.draw >= 0) {
       if (request.generated_tokens == 0) request.first_token = Clock::now();
       const int64_t room = model.memory.max_seq_len - chunk.position;
-      TokenEvent event = request.generations[static_cast<size_t>(chunk.index)].next(
-          results[static_cast<size_t>(chunk.draw)], room);
-      if (!event.tokens.empty())
-        scheduler.set_token(chunk.planned.sequence, chunk.position, event.tokens.front());
+      TokenEvent event =
+          request.generations[static_cast<size_t>(chunk.index)].next(results[static_cast<size_t>(chunk.draw)], room);
+      if (!event.tokens.empty()) scheduler.set_token(chunk.planned.sequence, chunk.position, event.tokens.front());
       ++totals.device_draws;
       hand_out(request, chunk.index, std::move(event), events);
     } else if (chunk.num_rows > 0) {

@@ -130,19 +130,19 @@ struct SampleRow {
 
 /// What became of one row, for the host.
 struct SampleResult {
-  int32_t id = -1;                                     // -1: the row is damaged, or no token of it may be drawn
+  int32_t id = -1;                                    // -1: the row is damaged, or no token of it may be drawn
   int32_t num_nan = 0, num_inf = 0, num_neg_inf = 0;  // values of the row that are NaN, +inf, -inf
 };
 
 /// Draws a token from each row of logits, by the rules of sampling/sampler.h: the largest logit among the allowed
 /// tokens, the lowest id of equals. A row that has NaN or +inf, or nothing but -inf, is damaged.
 struct SampleArgs {
-  TensorView logits;               // [>= every logits_row + 1, vocab_size]; left as it is
-  const SampleRow* rows;           // [num_rows]
+  TensorView logits;      // [>= every logits_row + 1, vocab_size]; left as it is
+  const SampleRow* rows;  // [num_rows]
   int num_rows;
-  const uint32_t* allowed;         // bit i of word w: token 32 w + i may be drawn; null: all may
-  int32_t* ids;                    // [num_rows] drawn; 0 where none was
-  SampleResult* results;           // in memory that the host can read
+  const uint32_t* allowed;  // bit i of word w: token 32 w + i may be drawn; null: all may
+  int32_t* ids;             // [num_rows] drawn; 0 where none was
+  SampleResult* results;    // in memory that the host can read
 };
 
 }  // namespace imp

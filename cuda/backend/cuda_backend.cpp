@@ -97,9 +97,7 @@ class CudaBackend final : public Backend {
                             : "runtime.cuda_graphs is \"never\", or ops are profiled"};
   }
 
-  void embed(const EmbedArgs& args) override {
-    embed_rows(args, launch_);
-  }
+  void embed(const EmbedArgs& args) override { embed_rows(args, launch_); }
   void rms_norm(const RmsNormArgs& args) override { cuda::rms_norm(args, launch_); }
   void linear(const LinearArgs& args) override {
     linear_.launch = launch_;

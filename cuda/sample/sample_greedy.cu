@@ -1,9 +1,9 @@
 // id[r] = the lowest index of the largest allowed logit of row r; counts of what is not finite.
 //
-// Many blocks share a row, each a contiguous piece of it: the row lies in the L2 cache, which feeds one SM far too slowly
-// for 150 000 values. The block that comes last to a row reduces what the others left. A value and its index are compared
-// as one 64-bit number: the value's bits made monotone above, the complement of the index below. Results go to pinned
-// host memory without a copy. Bytes moved: 4 a value, and the bits of `allowed` once a row.
+// Many blocks share a row, each a contiguous piece of it: the row lies in the L2 cache, which feeds one SM far too
+// slowly for 150 000 values. The block that comes last to a row reduces what the others left. A value and its index are
+// compared as one 64-bit number: the value's bits made monotone above, the complement of the index below. Results go to
+// pinned host memory without a copy. Bytes moved: 4 a value, and the bits of `allowed` once a row.
 #include <climits>
 #include <cstdint>
 

@@ -78,8 +78,8 @@ TEST_CASE("tokens drawn on the device, and steps launched before they are seen, 
     CHECK(report_number(engines[0].report_json(), {"sampling", "device_draws"}) == 0);
     CHECK(report_number(engines[1].report_json(), {"sampling", "steps_ahead"}) == 0);
     CHECK(report_number(engines[2].report_json(), {"sampling", "host_draws"}) == 0);
-    CHECK(report_number(engines[2].report_json(), {"sampling", "steps_ahead"}) > 300);
-    CHECK(report_number(engines[2].report_json(), {"launches", "sample_greedy"}) > 300);
+    CHECK(report_number(engines[2].report_json(), {"sampling", "steps_ahead"}) > 200);
+    CHECK(report_number(engines[2].report_json(), {"launches", "sample_greedy"}) > 200);
   }
 }
 

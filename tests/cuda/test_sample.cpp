@@ -40,8 +40,8 @@ SampleArgs args_of(const Problem& p, const float* logits, const SampleRow* rows,
 
 void check(const Problem& p, TestDevice& device) {
   Drawn expected{std::vector<int32_t>(p.rows.size(), -7), std::vector<SampleResult>(p.rows.size() + 3)};
-  reference::sample(args_of(p, p.logits.data(), p.rows.data(), p.allowed.data(), expected.ids.data(),
-                            expected.results.data()));
+  reference::sample(
+      args_of(p, p.logits.data(), p.rows.data(), p.allowed.data(), expected.ids.data(), expected.results.data()));
   const DeviceArray<float> logits(p.logits);
   const DeviceArray<SampleRow> rows(p.rows);
   const DeviceArray<uint32_t> allowed(p.allowed);
@@ -70,7 +70,8 @@ void check(const Problem& p, TestDevice& device) {
 Problem random_problem(int64_t vocab_size, int num_draws, Random& random) {
   Problem p{vocab_size, num_draws + 2, random.outlier_heavy(num_draws + 2, vocab_size), {}, {}};
   for (int r = 0; r < num_draws; ++r)
-    p.rows.push_back({.logits_row = static_cast<int32_t>(random.integer(0, num_draws + 1)), .result = num_draws + 2 - r});
+    p.rows.push_back(
+        {.logits_row = static_cast<int32_t>(random.integer(0, num_draws + 1)), .result = num_draws + 2 - r});
   return p;
 }
 

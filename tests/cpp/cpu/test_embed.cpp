@@ -36,7 +36,8 @@ TEST_CASE("rows of every format, scaled, for any number of threads") {
         std::vector<float> found(tokens * kCols, -1.0f);
         const WeightView weight = {
             .data = table.data(), .format = format.format, .rows = kRows, .cols = kCols, .scale = 0.5f};
-        cpu::run_embed(cpu.context(), {weight, asked.data(), 22.5f, f32_view(found.data(), tokens, kCols), drawn.data()});
+        cpu::run_embed(cpu.context(),
+                       {weight, asked.data(), 22.5f, f32_view(found.data(), tokens, kCols), drawn.data()});
         CAPTURE(format.name);
         CHECK(same_bits(expected, found));
       }

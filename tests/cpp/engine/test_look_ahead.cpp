@@ -179,7 +179,8 @@ TEST_CASE("other passes and reset() between the steps") {
   const RequestId id = engine.submit(prompt_of(20), greedy(30));
   Completion out;
   while (engine.has_work()) {
-    for (const TokenEvent& event : engine.step()) out.tokens.insert(out.tokens.end(), event.tokens.begin(), event.tokens.end());
+    for (const TokenEvent& event : engine.step())
+      out.tokens.insert(out.tokens.end(), event.tokens.begin(), event.tokens.end());
     CHECK(engine.logits(prompt_of(33), true) == logits);
     engine.logits(prompt_of(7), false);
   }
