@@ -45,7 +45,21 @@ bool any(const Shape&) { return true; }
 bool wgmma(const Shape& s) {
   return std::find(std::begin(kWgmmaHeadDims), std::end(kWgmmaHeadDims), s.head_dim) != std::end(kWgmmaHeadDims);
 }
-constexpr Kernel kKernels[] = {{"prefill", attention_prefill, any}, {"wgmma", attention_wgmma, wgmma}};
+bool fa2(const Shape& s) { return s.head_dim == 128; }
+template <Fa2Sums kSums>
+void run_fa2(const AttentionArgs& args, const LaunchContext& context) {
+  attention_fa2(args, kSums, context);
+}
+void run_scores(const AttentionArgs& args, const LaunchContext& context) {
+  static DeviceMemory scores(uint64_t{384} << 20);
+  attention_scores(args, {scores.data(), int64_t{384} << 20}, context);
+}
+constexpr Kernel kKernels[] = {{"wgmma", attention_wgmma, wgmma},
+                               {"fa2", run_fa2<Fa2Sums::fp32>, fa2},
+                               {"fa2_accf16", run_fa2<Fa2Sums::f16_scores>, fa2},
+                               {"fa2_accf16_pv", run_fa2<Fa2Sums::f16>, fa2},
+                               {"tiled", attention_tiled, any},
+                               {"scores", run_scores, any}};
 
 template <class T>
 DeviceMemory to_device(const std::vector<T>& values) {
@@ -121,7 +135,7 @@ void run(const Shape& shape, const Prompt& prompt) {
       best = std::min(best, milliseconds / repeats);
     }
     const double rate = flops / (best * 1e-3);
-    std::printf("%-20s %5d after %5d  %-10s %9.1f us %7.1f TFLOP/s %5.1f %%\n", shape.name, prompt.tokens,
+    std::printf("%-20s %5d after %5d  %-14s %9.1f us %7.1f TFLOP/s %5.1f %%\n", shape.name, prompt.tokens,
                 prompt.context - prompt.tokens, kernel.name, best * 1e3, rate * 1e-12, 100 * rate / kPeak);
   }
 }

@@ -139,7 +139,7 @@ LoadedModel load_model(const EngineOptions& options, Config& config, std::vector
   model.tokenizer = load_tokenizer(*model.file);
   choose_device(options, config.settings(), model);
   log_info("device ", model.device_line);
-  model.backend->check_model(model.spec);
+  model.backend->begin_load(model.spec);
   model.memory = settle_memory(options, model, config);  // before anything large is touched
   log_info("memory plan\n", model.memory.table());
   model.weights = load_weights(model.tensors, model.spec, *model.backend);

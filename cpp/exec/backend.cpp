@@ -7,6 +7,7 @@ std::string_view memory_tag_name(MemoryTag tag) {
     case MemoryTag::weights: return "weights";
     case MemoryTag::kv_pool: return "kv_pool";
     case MemoryTag::workspace: return "workspace";
+    case MemoryTag::attn_scores: return "attn_scores";
     case MemoryTag::logits: return "logits";
     case MemoryTag::other: return "other";
   }

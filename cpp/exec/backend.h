@@ -19,7 +19,7 @@ struct ModelSpec;
 struct Settings;
 
 /// What memory is for; `mem` of the report is grouped by it.
-enum class MemoryTag : uint8_t { weights, kv_pool, workspace, logits, other };
+enum class MemoryTag : uint8_t { weights, kv_pool, workspace, attn_scores, logits, other };
 std::string_view memory_tag_name(MemoryTag tag);
 
 /// A linear as the choice of a kernel sees it.
@@ -87,8 +87,8 @@ class Backend {
   virtual void* allocate(uint64_t bytes, MemoryTag tag) = 0;
   virtual std::map<MemoryTag, uint64_t> memory_by_tag() const = 0;
 
-  /// Throws what of the model this backend has no kernel for: at load, before any memory is taken.
-  virtual void check_model(const ModelSpec&) const {}
+  /// Called first: settles what depends on the model, and throws what this backend has no kernel for. Takes no memory.
+  virtual void begin_load(const ModelSpec&) {}
   /// For the memory plan, before anything is prepared: what a tensor of the file will take here, and what finish_load()
   /// and the ops will take besides the weights and the activations.
   virtual uint64_t prepared_bytes(const TensorInfo& tensor) const { return tensor.data.size(); }

@@ -7,22 +7,22 @@
 namespace imp::cuda {
 
 // One head width a .cu, so that they compile side by side.
-void attention_prefill_hd16(const AttentionArgs&, const LaunchContext&);
+void attention_tiled_hd16(const AttentionArgs&, const LaunchContext&);
 void attention_wgmma_hd64(const AttentionArgs&, const LaunchContext&);
 void attention_wgmma_hd128(const AttentionArgs&, const LaunchContext&);
 void attention_wgmma_hd256(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd16(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
-void attention_prefill_hd32(const AttentionArgs&, const LaunchContext&);
+void attention_tiled_hd32(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd32(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
-void attention_prefill_hd64(const AttentionArgs&, const LaunchContext&);
+void attention_tiled_hd64(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd64(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
-void attention_prefill_hd80(const AttentionArgs&, const LaunchContext&);
+void attention_tiled_hd80(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd80(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
-void attention_prefill_hd96(const AttentionArgs&, const LaunchContext&);
+void attention_tiled_hd96(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd96(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
-void attention_prefill_hd128(const AttentionArgs&, const LaunchContext&);
+void attention_tiled_hd128(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd128(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
-void attention_prefill_hd256(const AttentionArgs&, const LaunchContext&);
+void attention_tiled_hd256(const AttentionArgs&, const LaunchContext&);
 void attention_decode_hd256(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 
 bool attention_head_dim_supported(int head_dim) {
@@ -33,16 +33,16 @@ int64_t decode_partial_floats(int num_sequences, int num_kv_heads, int num_split
   return static_cast<int64_t>(num_sequences) * num_kv_heads * num_splits * kDecodeRows * (head_dim + 2);
 }
 
-void attention_prefill(const AttentionArgs& args, const LaunchContext& context) {
+void attention_tiled(const AttentionArgs& args, const LaunchContext& context) {
   if (args.q.rows == 0) return;
   switch (args.cache.head_dim) {
-    case 16: return attention_prefill_hd16(args, context);
-    case 32: return attention_prefill_hd32(args, context);
-    case 64: return attention_prefill_hd64(args, context);
-    case 80: return attention_prefill_hd80(args, context);
-    case 96: return attention_prefill_hd96(args, context);
-    case 128: return attention_prefill_hd128(args, context);
-    case 256: return attention_prefill_hd256(args, context);
+    case 16: return attention_tiled_hd16(args, context);
+    case 32: return attention_tiled_hd32(args, context);
+    case 64: return attention_tiled_hd64(args, context);
+    case 80: return attention_tiled_hd80(args, context);
+    case 96: return attention_tiled_hd96(args, context);
+    case 128: return attention_tiled_hd128(args, context);
+    case 256: return attention_tiled_hd256(args, context);
     default: fail(ErrorCode::unsupported, "no attention kernel for head_dim ", args.cache.head_dim);
   }
 }

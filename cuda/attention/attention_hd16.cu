@@ -1,10 +1,10 @@
 #include "attention/attention_decode.cuh"
-#include "attention/attention_prefill.cuh"
+#include "attention/attention_mma.cuh"
 
 namespace imp::cuda {
 
-void attention_prefill_hd16(const AttentionArgs& args, const LaunchContext& context) {
-  launch_attention_prefill<16, 16>(args, context);
+void attention_tiled_hd16(const AttentionArgs& args, const LaunchContext& context) {
+  launch_attention_mma<MmaTiles<16, 64, 8, 1>>("attention_tiled", args, context);
 }
 void attention_decode_hd16(const AttentionArgs& args, int num_splits, const AttentionScratch& scratch,
                            const LaunchContext& context) {

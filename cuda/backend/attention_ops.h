@@ -7,10 +7,31 @@
 
 namespace imp::cuda {
 
+/// Settings that concern prefill attention. Two families compute it fused, without a matrix of scores: the
+/// register-resident one for heads of 128 (`fa2`) and the tiled one for the others, and for those of 128 where the
+/// first is off. On sm_90 wgmma kernels stand in for both.
+struct AttentionSwitches {
+  bool fa2 = true;                            // attention.fmha_fa2
+  bool tiled = true;                          // attention.fmha_sm120
+  bool tiled_short = false;                   // the same: on, so also below an explicit threshold
+  bool fa2_short = true;                      // attention.fa2_fp16qk: the first family also below the threshold
+  bool half_scores = true;                    // attention.fa2_f16acc
+  bool half_output = true;                    // attention.fa2_pv_f16acc
+  int64_t threshold = -1;                     // attention.fmha_prefill_threshold
+  int64_t scores_bytes = int64_t{384} << 20;  // attention.attn_scores_mib
+};
+AttentionSwitches attention_switches(const Settings& settings);
+
+/// Tokens of a prompt from which its matrix of scores would be larger than `scores_bytes`:
+/// floor(sqrt(scores_bytes / (2 * num_heads))) + 1.
+int64_t derived_threshold(const AttentionSwitches& switches, int num_heads);
+
 /// What attention runs with: the device, and memory taken at load.
 struct AttentionContext {
   LaunchContext launch;
   AttentionScratch scratch;
+  ScoresBuffer scores;
+  AttentionSwitches switches;
   int capability;  // of the device: 90 for sm_90
 };
 
@@ -22,6 +43,7 @@ struct AttentionProblem {
   int sliding_window;
   int num_counters;  // of the scratch
   int capability;
+  AttentionSwitches switches = {};
 
   int query_rows() const { return max_query_len * (num_heads / num_kv_heads); }  // of one kv head
 };
@@ -32,7 +54,15 @@ const KernelTable<AttentionProblem, AttentionLaunch>& attention_table();
 void run_attention(const AttentionContext& context, const AttentionArgs& args);
 std::vector<Verdict> explain_attention(const AttentionContext& context, const AttentionQuery& query);
 
-/// Throws where a layer of the model has attention that no kernel here can compute: at load, not in a step.
-void check_attention(const ModelSpec& spec);
+/// What load settles about a model's attention.
+struct AttentionPlan {
+  AttentionSwitches switches;          // as they are used
+  int64_t scores_bytes = 0;            // that attention_scores needs; 0 where it is never taken
+  std::vector<std::string> sentences;  // about settings that were changed or have no effect
+};
+/// Throws where a layer of the model has attention that no kernel can compute with these settings: at load, not in a
+/// step.
+AttentionPlan plan_attention(const ModelSpec& spec, const AttentionSwitches& switches, int capability,
+                             int64_t free_bytes);
 
 }  // namespace imp::cuda

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <cmath>
 
 #include "backend/attention_ops.h"
+#include "config/config.h"
 
 namespace imp::cuda {
 namespace {
@@ -30,27 +32,108 @@ void launch_decode(const AttentionContext& context, const AttentionArgs& args) {
   attention_decode(args, splits, context.scratch, context.launch);
 }
 
+bool is_fa2(const AttentionProblem& p) { return p.head_dim == 128 && p.switches.fa2; }
+bool is_fused(const AttentionProblem& p) { return is_fa2(p) || p.switches.tiled; }
+
+/// Below the threshold: the length from which attention is always fused. A chunk after a long context is measured by
+/// its own matrix instead of that of a whole prompt; contexts are planned in powers of two, hence the factor.
+bool is_short(const AttentionProblem& p) {
+  const AttentionSwitches& s = p.switches;
+  const int64_t derived = derived_threshold(s, p.num_heads);
+  const int64_t tokens = p.max_query_len, context = p.max_context_len;
+  if (s.threshold >= 0) return tokens < std::min(s.threshold, derived);
+  if (context > 2 * tokens) return 2 * p.num_heads * tokens * context <= s.scores_bytes;
+  return tokens < derived;
+}
+
+const char* reject_scores(const AttentionProblem& p) {
+  if (const char* reason = reject_head_dim(p)) return reason;
+  if (p.switches.scores_bytes == 0) return "attention.attn_scores_mib is 0";
+  if (!is_fused(p)) return nullptr;
+  if (!is_short(p)) return "not below attention.fmha_prefill_threshold";
+  if (is_fa2(p)) return p.switches.fa2_short ? "attention.fa2_fp16qk fuses short prompts too" : nullptr;
+  if (p.switches.tiled_short) return "attention.fmha_sm120 is \"on\": fused at every length";
+  if (p.switches.threshold < 0) return "slower than fused attention at every length";
+  return nullptr;
+}
+void launch_scores(const AttentionContext& context, const AttentionArgs& args) {
+  attention_scores(args, context.scores, context.launch);
+}
+
+const char* reject_fa2(const AttentionProblem& p) {
+  if (const char* reason = reject_head_dim(p)) return reason;
+  if (p.head_dim != 128) return "head_dim is not 128";
+  if (!p.switches.fa2) return "attention.fmha_fa2 is \"never\"";
+  return nullptr;
+}
+const char* reject_tiled(const AttentionProblem& p) {
+  if (const char* reason = reject_head_dim(p)) return reason;
+  if (!p.switches.tiled) return "attention.fmha_sm120 is \"never\"";
+  return nullptr;
+}
+void launch_tiled(const AttentionContext& context, const AttentionArgs& args) { attention_tiled(args, context.launch); }
+
 const char* reject_wgmma(const AttentionProblem& p) {
   if (std::ranges::find(kWgmmaHeadDims, p.head_dim) == std::end(kWgmmaHeadDims))
     return "head_dim is not 64, 128 or 256";
   if (p.capability != 90) return "wgmma is an instruction of sm_90a alone";
-  return nullptr;
+  return p.head_dim == 128 ? reject_fa2(p) : reject_tiled(p);
 }
 void launch_wgmma(const AttentionContext& context, const AttentionArgs& args) { attention_wgmma(args, context.launch); }
 
-const char* reject_prefill(const AttentionProblem& p) { return reject_head_dim(p); }
-void launch_prefill(const AttentionContext& context, const AttentionArgs& args) {
-  attention_prefill(args, context.launch);
+/// GeForce adds up f16 products twice as fast in f16 as in fp32; elsewhere that would cost accuracy and bring nothing.
+bool half_sums_are_faster(int capability) {
+  return capability == 86 || capability == 89 || capability == 120 || capability == 121;
+}
+const char* reject_half_scores(const AttentionProblem& p) {
+  if (const char* reason = reject_fa2(p)) return reason;
+  if (!p.switches.half_scores) return "attention.fa2_f16acc is false";
+  if (!half_sums_are_faster(p.capability)) return "sums in fp32 are as fast on this device";
+  return nullptr;
+}
+const char* reject_half_output(const AttentionProblem& p) {
+  if (const char* reason = reject_half_scores(p)) return reason;
+  return p.switches.half_output ? nullptr : "attention.fa2_pv_f16acc is false";
+}
+template <Fa2Sums kSums>
+void launch_fa2(const AttentionContext& context, const AttentionArgs& args) {
+  attention_fa2(args, kSums, context.launch);
 }
 
 constexpr Candidate<AttentionProblem, AttentionLaunch> kAttention[] = {
     {"attention_decode", reject_decode, launch_decode},
+    {"attention_scores", reject_scores, launch_scores},
     {"attention_wgmma", reject_wgmma, launch_wgmma},
-    {"attention_prefill", reject_prefill, launch_prefill},
+    {"attention_fa2_accf16_pv", reject_half_output, launch_fa2<Fa2Sums::f16>},
+    {"attention_fa2_accf16", reject_half_scores, launch_fa2<Fa2Sums::f16_scores>},
+    {"attention_fa2", reject_fa2, launch_fa2<Fa2Sums::fp32>},
+    {"attention_tiled", reject_tiled, launch_tiled},
 };
 constexpr KernelTable<AttentionProblem, AttentionLaunch> kAttentionTable{"attention", kAttention};
 
+std::string known_head_dims() {
+  std::string text;
+  for (int width : kAttentionHeadDims) text += cat(text.empty() ? "" : ", ", width);
+  return text;
+}
+
 }  // namespace
+
+AttentionSwitches attention_switches(const Settings& settings) {
+  const Settings::Attention& keys = settings.attention;
+  return {.fa2 = keys.fmha_fa2 != "never",
+          .tiled = keys.fmha_sm120 != "never",
+          .tiled_short = keys.fmha_sm120 == "on",
+          .fa2_short = keys.fa2_fp16qk != "never",
+          .half_scores = keys.fa2_f16acc,
+          .half_output = keys.fa2_pv_f16acc,
+          .threshold = keys.fmha_prefill_threshold,
+          .scores_bytes = std::min<int64_t>(keys.attn_scores_mib, 1 << 24) << 20};
+}
+
+int64_t derived_threshold(const AttentionSwitches& switches, int num_heads) {
+  return static_cast<int64_t>(std::sqrt(static_cast<double>(switches.scores_bytes / (2 * num_heads)))) + 1;
+}
 
 const KernelTable<AttentionProblem, AttentionLaunch>& attention_table() { return kAttentionTable; }
 
@@ -64,7 +147,8 @@ void run_attention(const AttentionContext& context, const AttentionArgs& args) {
                                     .head_dim = args.cache.head_dim,
                                     .sliding_window = args.sliding_window,
                                     .num_counters = context.scratch.num_counters,
-                                    .capability = context.capability};
+                                    .capability = context.capability,
+                                    .switches = context.switches};
   kAttentionTable.select(problem).launch(context, args);
 }
 
@@ -78,18 +162,50 @@ std::vector<Verdict> explain_attention(const AttentionContext& context, const At
        .head_dim = query.head_dim,
        .sliding_window = query.sliding_window,
        .num_counters = context.scratch.num_counters,
-       .capability = context.capability});
+       .capability = context.capability,
+       .switches = context.switches});
 }
 
-void check_attention(const ModelSpec& spec) {
+AttentionPlan plan_attention(const ModelSpec& spec, const AttentionSwitches& switches, int capability,
+                             int64_t free_bytes) {
+  AttentionPlan plan = {.switches = switches};
+  const int longest = std::max(1, spec.context_length);
+  bool any_scores = false;
+  int most_heads = 1;
   for (size_t i = 0; i < spec.layers.size(); ++i) {
-    const int head_dim = spec.layers[i].attention.head_dim;
-    if (attention_head_dim_supported(head_dim)) continue;
-    std::string known;
-    for (int width : kAttentionHeadDims) known += cat(known.empty() ? "" : ", ", width);
-    fail(ErrorCode::unsupported, "layer ", i, " of the model (", spec.architecture, ") has attention heads of ",
-         head_dim, ", and the CUDA kernels have ", known, "; use device \"cpu\"");
+    const AttentionSpec& layer = spec.layers[i].attention;
+    if (!attention_head_dim_supported(layer.head_dim))
+      fail(ErrorCode::unsupported, "layer ", i, " of the model (", spec.architecture, ") has attention heads of ",
+           layer.head_dim, ", and the CUDA kernels have ", known_head_dims(), "; use device \"cpu\"");
+    const AttentionProblem shortest = {.num_sequences = 1,
+                                       .max_query_len = 1,
+                                       .max_context_len = 1,
+                                       .num_heads = layer.num_heads,
+                                       .num_kv_heads = std::max(1, layer.num_kv_heads),
+                                       .head_dim = layer.head_dim,
+                                       .sliding_window = layer.sliding_window,
+                                       .num_counters = 0,
+                                       .capability = capability,
+                                       .switches = switches};
+    if (!is_fused(shortest) && switches.scores_bytes / (2 * shortest.num_kv_heads) < longest + 64)
+      fail(ErrorCode::invalid_argument, "attention.fmha_fa2 and attention.fmha_sm120 leave layer ", i,
+           " of the model no fused attention, and attention.attn_scores_mib = ", switches.scores_bytes >> 20,
+           " is too little for any other at ", longest, " tokens; allow one of them, or raise it");
+    any_scores = any_scores || !reject_scores(shortest);
+    most_heads = std::max(most_heads, layer.num_heads);
   }
+  if (!any_scores) return plan;
+  if (switches.scores_bytes > free_bytes / 4) {
+    plan.switches.scores_bytes = free_bytes / 4;
+    plan.sentences.push_back(cat("attention.attn_scores_mib = ", switches.scores_bytes >> 20, " is taken as ",
+                                 plan.switches.scores_bytes >> 20, ": a quarter of the free memory"));
+  }
+  const int64_t derived = derived_threshold(plan.switches, most_heads);
+  if (switches.threshold > derived)
+    plan.sentences.push_back(cat("attention.fmha_prefill_threshold = ", switches.threshold, " is taken as ", derived,
+                                 ": attention.attn_scores_mib holds the scores of no longer prompt"));
+  plan.scores_bytes = plan.switches.scores_bytes;
+  return plan;
 }
 
 }  // namespace imp::cuda

@@ -43,6 +43,7 @@ class CudaBackend final : public Backend {
       launch_.pdl = !settings.runtime.no_pdl && properties_.major >= 9;
       linear_.switches = {settings.gemm.no_dp4a_gemv, settings.gemm.no_dp4a_lm, settings.gemm.no_mmvq,
                           settings.gemm.no_mmvq_q8_0};
+      attention_.switches = attention_switches(settings);
       graphs_enabled_ = settings.runtime.cuda_graphs != "never" && !settings.diagnostics.profile;
       deterministic_ = settings.runtime.deterministic_gemm || settings.runtime.deterministic;
     }
@@ -79,7 +80,11 @@ class CudaBackend final : public Backend {
     return static_cast<uint64_t>(packed_sizes(layout, tensor.format, tensor.shape[0], tensor.shape[1]).total());
   }
   uint64_t workspace_bytes(const StepLimits& limits, const ModelSpec& spec) const override;
-  void check_model(const ModelSpec& spec) const override { check_attention(spec); }
+  void begin_load(const ModelSpec& spec) override {
+    attention_plan_ =
+        plan_attention(spec, attention_.switches, attention_.capability, static_cast<int64_t>(free_memory_bytes()));
+    attention_.switches = attention_plan_.switches;
+  }
 
   WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) override;
   const float* prepare_vector(const TensorInfo& tensor) override;
@@ -163,6 +168,7 @@ class CudaBackend final : public Backend {
   CublasLt cublaslt_;
   LinearContext linear_ = {};
   AttentionContext attention_ = {};
+  AttentionPlan attention_plan_;
   SamplingOps sampling_;
   StepGraphs graphs_;
 };
@@ -198,7 +204,7 @@ const float* CudaBackend::prepare_vector(const TensorInfo& tensor) {
 }
 
 std::vector<std::string> CudaBackend::without_effect(const Settings& settings) const {
-  std::vector<std::string> sentences;
+  std::vector<std::string> sentences = attention_plan_.sentences;
   if (settings.ffn.sparsity_threshold > 0)
     sentences.push_back("ffn.sparsity_threshold has no effect on CUDA: its kernels read and use every block");
   if (settings.generation.lm_dequant_fp16) sentences.push_back("generation.lm_dequant_fp16 has no effect on CUDA yet");
@@ -217,8 +223,8 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
   }
   const int64_t rows = limits.max_tokens * 2 * cols + gate_up_bytes(limits.max_tokens, intermediate);
   const int64_t partial = 4 * decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
-  return static_cast<uint64_t>(rows + 2 * kWeightSliceElements + partial) + kCublasWorkspaceBytes +
-         4096 * sizeof(int32_t) + SamplingOps::scratch_bytes(limits);
+  return static_cast<uint64_t>(rows + 2 * kWeightSliceElements + partial + attention_plan_.scores_bytes) +
+         kCublasWorkspaceBytes + 4096 * sizeof(int32_t) + SamplingOps::scratch_bytes(limits);
 }
 
 void CudaBackend::finish_load(const StepLimits& limits) {
@@ -233,6 +239,9 @@ void CudaBackend::finish_load(const StepLimits& limits) {
   linear_.gate_up = allocate(static_cast<uint64_t>(linear_.gate_up_bytes), MemoryTag::workspace);
   cublaslt_.open(allocate(kCublasWorkspaceBytes, MemoryTag::workspace), kCublasWorkspaceBytes,
                  {.deterministic = deterministic_});
+  if (attention_plan_.scores_bytes > 0)
+    attention_.scores = {allocate(static_cast<uint64_t>(attention_plan_.scores_bytes), MemoryTag::attn_scores),
+                         attention_plan_.scores_bytes};
   // Splits times kv heads times sequences never exceeds what num_splits() hands out.
   attention_.scratch.num_counters = 4096;
   attention_.scratch.counters = static_cast<int32_t*>(allocate(4096 * sizeof(int32_t), MemoryTag::workspace));

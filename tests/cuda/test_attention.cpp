@@ -127,14 +127,33 @@ class Problem {
 
 struct PrefillKernel {
   const char* name;
-  void (*run)(const AttentionArgs&, const LaunchContext&);
+  void (*run)(const AttentionArgs&, const ScoresBuffer&, const LaunchContext&);
+  bool (*takes)(int head_dim, int major);
 };
-constexpr PrefillKernel kPrefillKernels[] = {{"prefill", attention_prefill}, {"wgmma", attention_wgmma}};
+bool any(int, int) { return true; }
+constexpr PrefillKernel kPrefillKernels[] = {
+    {"tiled", [](auto& args, auto&, auto& context) { attention_tiled(args, context); }, any},
+    {"fa2", [](auto& args, auto&, auto& context) { attention_fa2(args, Fa2Sums::fp32, context); },
+     [](int head_dim, int) { return head_dim == 128; }},
+    {"wgmma", [](auto& args, auto&, auto& context) { attention_wgmma(args, context); },
+     [](int head_dim, int major) {
+       return major == 9 && std::ranges::find(kWgmmaHeadDims, head_dim) != std::end(kWgmmaHeadDims);
+     }},
+    {"scores", [](auto& args, auto& scores, auto& context) { attention_scores(args, scores, context); }, any},
+    // Twice too little memory for one tile of rows, or a little more than that: rows come in slices.
+    {"scores in slices",
+     [](auto& args, auto& scores, auto& context) {
+       const int64_t row = (args.batch.max_context_len + 63) / 64 * 64 * 2 * args.cache.num_kv_heads;
+       attention_scores(args, {scores.data, args.batch.max_context_len % 2 ? 30 * row : 100 * row}, context);
+     },
+     any}};
 
 struct Device : TestDevice {
   int major = 0;
   Device() { check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute"); }
   static constexpr int kCounters = 256;
+  static constexpr int64_t kScoresHalves = int64_t{8} << 20;
+  DeviceArray<uint16_t> scores{std::vector<uint16_t>(kScoresHalves, 0x7e00)};
   DeviceArray<float> partial{std::vector<float>(int64_t{6} << 20, kNan)};
   DeviceArray<int32_t> counters{std::vector<int32_t>(kCounters, 0)};
 
@@ -149,19 +168,17 @@ struct Device : TestDevice {
   }
   /// The largest distance of any prefill kernel that takes this head width, in both types of output: "" or which.
   std::string prefill(Problem& problem, const std::vector<float>& expected) {
-    for (const auto& [name, kernel] : kPrefillKernels) {
-      if (kernel == attention_wgmma && !has_wgmma(problem.shape().head_dim)) continue;
+    for (const PrefillKernel& kernel : kPrefillKernels) {
+      if (!kernel.takes(problem.shape().head_dim, major)) continue;
       for (const DType dtype : {DType::f32, DType::bf16}) {
-        const std::vector<float> found =
-            problem.on_device([&](const AttentionArgs& args) { kernel(args, context(true)); }, dtype);
+        const std::vector<float> found = problem.on_device(
+            [&](const AttentionArgs& args) { kernel.run(args, {scores.data(), kScoresHalves * 2}, context(true)); },
+            dtype);
         const std::string text = problem.worst(expected, found, dtype == DType::bf16 ? kBf16Tolerance : kTolerance);
-        if (!text.empty()) return cat(name, dtype == DType::bf16 ? " to bf16: " : ": ", text);
+        if (!text.empty()) return cat(kernel.name, dtype == DType::bf16 ? " to bf16: " : ": ", text);
       }
     }
     return "";
-  }
-  bool has_wgmma(int head_dim) const {
-    return major == 9 && std::ranges::find(kWgmmaHeadDims, head_dim) != std::end(kWgmmaHeadDims);
   }
   /// Every counter is zero again, or the next launch goes wrong.
   bool counters_are_zero() const { return counters.download() == std::vector<int32_t>(kCounters, 0); }
@@ -279,4 +296,48 @@ TEST_CASE("prefill: 600 tokens at once") {
   Device device;
   Problem problem({2, 1, 128, 0, 0, 1, 2}, {{600, 600}}, random);
   CHECK(device.prefill(problem, problem.expected()) == "");
+}
+
+TEST_CASE("fa2: sums in f16 stay close, and finite where products are large") {
+  Random random(9);
+  Device device;
+  for (const Shape& shape : {Shape{4, 2, 128, 0, 0, 1, 1}, Shape{1, 1, 128, 70, 20, 1, 1}}) {
+    Problem problem(shape, {{300, 300}, {33, 210}, {1, 77}}, random);
+    const std::vector<float> expected = problem.expected();
+    for (const auto& [sums, tolerance] : {std::pair{Fa2Sums::f16_scores, 6e-3}, {Fa2Sums::f16, 8e-3}}) {
+      const std::vector<float> found =
+          problem.on_device([&](const AttentionArgs& args) { attention_fa2(args, sums, device.context(true)); });
+      CHECK(problem.worst(expected, found, tolerance) == "");
+      CHECK(problem.worst(expected, found, 1e-5) != "");  // f16 is not fp32
+    }
+  }
+  CHECK(device.launches.at("attention_fa2_accf16") == 2);
+  CHECK(device.launches.at("attention_fa2_accf16_pv") == 2);
+  // q . k up to some 5e4, which is 5e3 as a score: f16 holds 65504.
+  Problem large({2, 1, 128, 0, 0, 30, 12}, {{100, 100}}, random);
+  for (const Fa2Sums sums : {Fa2Sums::f16_scores, Fa2Sums::f16}) {
+    const std::vector<float> found =
+        large.on_device([&](const AttentionArgs& args) { attention_fa2(args, sums, device.context(true)); });
+    CHECK(std::ranges::all_of(found, [](float x) { return std::isfinite(x) && std::abs(x) < 20; }));
+  }
+}
+
+TEST_CASE("fa2: sums of P V in f16 over 16384 keys") {
+  Random random(10);
+  Device device;
+  Problem problem({4, 1, 128, 0, 0, 0.1f, 0.1f}, {{40, 16384}}, random);  // all keys count about the same
+  const std::vector<float> expected = problem.expected();
+  const std::vector<float> found =
+      problem.on_device([&](const AttentionArgs& args) { attention_fa2(args, Fa2Sums::f16, device.context(true)); });
+  CHECK(problem.worst(expected, found, 1e-2) == "");
+}
+
+TEST_CASE("prefill: a chunk after a long context, and many prompts at once") {
+  Random random(11);
+  Device device;
+  Problem chunk({4, 2, 128, 0, 0, 1, 2}, {{200, 3001}}, random);
+  CHECK(device.prefill(chunk, chunk.expected()) == "");
+  Problem many({4, 2, 64, 0, 0, 1, 2}, {{128, 128}, {127, 127}, {129, 129}, {1, 1}, {255, 400}, {16, 16}, {5, 999}},
+               random);
+  CHECK(device.prefill(many, many.expected()) == "");
 }
