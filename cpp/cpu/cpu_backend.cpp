@@ -3,6 +3,8 @@
 #include <set>
 
 #include "config/config.h"
+#include "config/options.h"
+#include "config/value.h"
 #include "cpu/attention.h"
 #include "cpu/cpu_info.h"
 #include "cpu/embed.h"
@@ -57,6 +59,7 @@ class CpuBackend final : public Backend {
   }
   std::map<MemoryTag, uint64_t> memory_by_tag() const override { return memory_by_tag_; }
 
+  std::vector<std::string> without_effect(const Settings& settings) const override;
   WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) override;
   const float* prepare_vector(const TensorInfo& tensor) override;
 
@@ -175,6 +178,20 @@ class CpuBackend final : public Backend {
   std::vector<Launches> launches_;
   std::vector<OpFigures> profile_;
 };
+
+/// What works on a CPU has a `c` among its platforms.
+std::vector<std::string> CpuBackend::without_effect(const Settings& settings) const {
+  std::vector<std::string> sentences;
+  for (const OptionRow& row : option_rows()) {
+    if (row.section() != "attention" || row.status != OptionStatus::active ||
+        row.platform.find('c') != std::string_view::npos)
+      continue;
+    const OptionValue value = read_option(row, settings);
+    if (value != default_value(row))
+      sentences.push_back(cat(row.key, " = ", format_value(value), " has no effect on the CPU"));
+  }
+  return sentences;
+}
 
 WeightView CpuBackend::prepare_weight(const TensorInfo& tensor, LinearRole) {
   const FormatInfo& format = info(tensor.format);

@@ -168,7 +168,8 @@ std::vector<Verdict> explain_attention(const AttentionContext& context, const At
 
 AttentionPlan plan_attention(const ModelSpec& spec, const AttentionSwitches& switches, int capability,
                              int64_t free_bytes) {
-  AttentionPlan plan = {.switches = switches};
+  AttentionPlan plan;
+  plan.switches = switches;
   const int longest = std::max(1, spec.context_length);
   bool any_scores = false;
   int most_heads = 1;

@@ -309,3 +309,11 @@ TEST_CASE("explain: each role and batch size has a chosen kernel, and the refuse
   CHECK_FALSE(contains(text, "\"chosen\":null"));
   CHECK_THROWS_AS(engine.explain_json({0}), Error);
 }
+
+TEST_CASE("attention.* of CUDA kernels: said to have no effect on the CPU, once changed") {
+  Engine engine = make_engine({{"attention.fmha_fa2", "never"}, {"attention.fa2_f16acc", "false"}});
+  const std::string report = engine.report_json();
+  CHECK(contains(report, "attention.fmha_fa2 = \\\"never\\\" has no effect on the CPU"));
+  CHECK(contains(report, "attention.fa2_f16acc = false has no effect on the CPU"));
+  CHECK_FALSE(contains(report, "attention.fmha_sm120 = "));
+}
