@@ -267,6 +267,10 @@ std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options) {
     fail(ErrorCode::invalid_argument, "number of threads is ", options.num_threads, "; use 0 for one a core, or 1 to ",
          kMaxThreads);
   }
+  if (options.settings && options.settings->attention.fp8_prefill == "always")
+    fail(ErrorCode::unsupported,
+         "attention.fp8_prefill = \"always\" needs a GPU with products in fp8, and this is the CPU; "
+         "use \"auto\" or \"never\"");
   return std::make_unique<CpuBackend>(options);
 }
 

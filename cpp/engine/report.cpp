@@ -94,7 +94,8 @@ void write_memory(JsonWriter& json, const LoadedModel& model) {
 void write_serving(JsonWriter& json, const Engine::State& state) {
   const GraphStats graphs = state.model.backend->graph_stats();
   json.key("graphs").begin_object().field("captures", graphs.captures).field("replays", graphs.replays);
-  json.field("eager_steps", state.totals.forward_batches - graphs.replays).field("prefill_captures", 0);
+  json.field("eager_steps", state.totals.forward_batches - graphs.replays - graphs.prefill_replays);
+  json.field("prefill_captures", graphs.prefill_captures).field("prefill_replays", graphs.prefill_replays);
   json.key("refusals").begin_array().end_array();
   json.field("reason", graphs.reason).end_object();
 

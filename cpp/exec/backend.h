@@ -19,7 +19,7 @@ struct ModelSpec;
 struct Settings;
 
 /// What memory is for; `mem` of the report is grouped by it.
-enum class MemoryTag : uint8_t { weights, kv_pool, workspace, attn_scores, logits, other };
+enum class MemoryTag : uint8_t { weights, fp8_prefill_cache, kv_pool, workspace, attn_scores, logits, other };
 std::string_view memory_tag_name(MemoryTag tag);
 
 /// A linear as the choice of a kernel sees it.
@@ -50,10 +50,11 @@ struct StepLimits {
 
 /// Steps that ran as recorded graphs instead of launch by launch.
 struct GraphStats {
-  int64_t captures = 0;
-  int64_t replays = 0;  // steps; the one after a capture included
-  std::string mode;     // a value of runtime.cuda_graphs, as resolved
-  std::string reason;   // of the mode
+  int64_t captures = 0;                               // of decode steps
+  int64_t replays = 0;                                // steps; the one after a capture included
+  std::string mode;                                   // a value of runtime.cuda_graphs, as resolved
+  std::string reason;                                 // of the mode
+  int64_t prefill_captures = 0, prefill_replays = 0;  // runtime.prefill_graph; in addition to those above
 };
 
 /// What the launches of a forward pass depend on, besides addresses: passes of equal shape can be replayed.

@@ -4,10 +4,12 @@
 #include <set>
 
 #include "backend/attention_ops.h"
-#include "backend/dequant_gemm.h"
 #include "backend/device_facts.h"
 #include "backend/device_memory.h"
 #include "backend/linear_ops.h"
+#include "backend/prefill_graphs.h"
+#include "backend/prefill_linear.h"
+#include "backend/prefill_weights.h"
 #include "backend/sampling_ops.h"
 #include "backend/step_graphs.h"
 #include "backend/weight_upload.h"
@@ -25,8 +27,8 @@ namespace {
 using namespace cuda;
 
 constexpr size_t kCublasWorkspaceBytes = size_t{64} << 20;
-constexpr int64_t kWeightSliceElements = int64_t{64} << 20;  // bf16 scratch of a prefill: 128 MiB
-constexpr int64_t kSmallStepTokens = 128;                    // more than this, and only products in bf16 serve
+constexpr int64_t kMinTunedTokens = 512;   // below, the library's first suggestion is as good
+constexpr int64_t kSmallStepTokens = 128;  // more than this, and only products in bf16 serve
 
 class CudaBackend final : public Backend {
  public:
@@ -45,12 +47,21 @@ class CudaBackend final : public Backend {
                           settings.gemm.no_mmvq_q8_0};
       attention_.switches = attention_switches(settings);
       graphs_enabled_ = settings.runtime.cuda_graphs != "never" && !settings.diagnostics.profile;
+      if (graphs_enabled_ && settings.runtime.prefill_graph)
+        prefill_graphs_ = PrefillGraphs([] { return std::make_unique<StepGraphs>(); });
       deterministic_ = settings.runtime.deterministic_gemm || settings.runtime.deterministic;
+      log_gemm_algo_ = settings.diagnostics.log_gemm_algo;
+      fp8_prefill_ = settings.attention.fp8_prefill == "always";
+      if (fp8_prefill_ && 10 * properties_.major + properties_.minor < 89)
+        fail(ErrorCode::unsupported, "attention.fp8_prefill = \"always\" needs a GPU with products in fp8, of compute ",
+             "capability 8.9 or later; this one is ", properties_.name, " with ", properties_.major, ".",
+             properties_.minor);
     }
   }
   ~CudaBackend() override {
     static_cast<void>(cudaStreamSynchronize(launch_.stream));  // a step may be under way that nobody waited for
     graphs_.clear();
+    prefill_graphs_.clear();
     static_cast<void>(cudaStreamDestroy(launch_.stream));
   }
 
@@ -97,17 +108,18 @@ class CudaBackend final : public Backend {
   void run_step(const StepShape& shape, const std::function<void()>& forward) override;
   std::vector<std::string> without_effect(const Settings& settings) const override;
   GraphStats graph_stats() const override {
-    return {graphs_.captures(), graphs_.replays(), graphs_enabled_ ? "auto" : "never",
+    return {graphs_.captures(),
+            graphs_.replays(),
+            graphs_enabled_ ? "auto" : "never",
             graphs_enabled_ ? "decode steps are recorded when their shape comes by again"
-                            : "runtime.cuda_graphs is \"never\", or ops are profiled"};
+                            : "runtime.cuda_graphs is \"never\", or ops are profiled",
+            prefill_graphs_.captures(),
+            prefill_graphs_.replays()};
   }
 
   void embed(const EmbedArgs& args) override { embed_rows(args, launch_); }
   void rms_norm(const RmsNormArgs& args) override { cuda::rms_norm(args, launch_); }
-  void linear(const LinearArgs& args) override {
-    linear_.launch = launch_;
-    run_linear(linear_, args, force_linear_);
-  }
+  void linear(const LinearArgs& args) override { run_linear(linear_with_launch(), args, force_linear_); }
   void qk_rope_kv(const QkRopeKvArgs& args) override {
     cuda::qk_rope_kv(args, static_cast<int>(args.q.cols / args.head_dim), launch_);
   }
@@ -134,8 +146,9 @@ class CudaBackend final : public Backend {
   void copy_kv_block(const KvLayerView& cache, int from, int to) override;
 
   std::vector<Verdict> explain_linear(const LinearQuery& query) const override {
-    return linear_table().explain(
-        {query.role, query.format, query.m, query.n, query.k, launch_.max_shared_bytes, linear_.switches});
+    return linear_table().explain({query.role, query.format, query.m, query.n, query.k, launch_.max_shared_bytes,
+                                   linear_.switches,
+                                   /*mixed=*/false, /*bf16_activations=*/false, /*fp8=*/linear_.fp8 != nullptr});
   }
   std::vector<Verdict> explain_attention(const AttentionQuery& query) const override {
     return cuda::explain_attention(attention_, query);
@@ -144,6 +157,10 @@ class CudaBackend final : public Backend {
   std::map<std::string, OpProfile> profile() const override { return {}; }
 
  private:
+  const LinearContext& linear_with_launch() {
+    linear_.launch = launch_;
+    return linear_;
+  }
   std::pair<uint64_t, uint64_t> memory_info() const {
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
@@ -157,6 +174,8 @@ class CudaBackend final : public Backend {
   std::string force_linear_;
   bool graphs_enabled_ = true;
   bool deterministic_ = false;
+  bool log_gemm_algo_ = false;
+  bool fp8_prefill_ = false;
 
   std::vector<DeviceMemory> memory_;
   std::vector<std::unique_ptr<PinnedMemory>> pinned_;
@@ -166,11 +185,14 @@ class CudaBackend final : public Backend {
   int64_t max_cols_ = 0, max_intermediate_ = 0;
 
   CublasLt cublaslt_;
+  PrefillWeights prefill_weights_;
+  Fp8Weights fp8_;
   LinearContext linear_ = {};
   AttentionContext attention_ = {};
   AttentionPlan attention_plan_;
   SamplingOps sampling_;
   StepGraphs graphs_;
+  PrefillGraphs prefill_graphs_{nullptr};
 };
 
 WeightView CudaBackend::prepare_weight(const TensorInfo& tensor, LinearRole role) {
@@ -191,6 +213,7 @@ WeightView CudaBackend::prepare_weight(const TensorInfo& tensor, LinearRole role
   const WeightView view = {
       .data = packed, .format = tensor.format, .rows = rows, .cols = cols, .layout = static_cast<int>(layout)};
   prepared_[tensor.data.data()] = view;
+  prefill_weights_.add(role, view);
   return view;
 }
 
@@ -222,9 +245,11 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
     cols = std::max({cols, q_cols, intermediate});
   }
   const int64_t rows = limits.max_tokens * 2 * cols + gate_up_bytes(limits.max_tokens, intermediate);
+  const int64_t scratch = 2 * PrefillWeights::scratch_elements(spec) + 4 * limits.max_tokens;
   const int64_t partial = 4 * decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
-  return static_cast<uint64_t>(rows + 2 * kWeightSliceElements + partial + attention_plan_.scores_bytes) +
-         kCublasWorkspaceBytes + 4096 * sizeof(int32_t) + SamplingOps::scratch_bytes(limits);
+  return static_cast<uint64_t>(rows + scratch + partial + attention_plan_.scores_bytes) +
+         (fp8_prefill_ ? PrefillWeights::fp8_bytes(spec) : 0) + kCublasWorkspaceBytes + 4096 * sizeof(int32_t) +
+         SamplingOps::scratch_bytes(limits);
 }
 
 void CudaBackend::finish_load(const StepLimits& limits) {
@@ -233,12 +258,20 @@ void CudaBackend::finish_load(const StepLimits& limits) {
   const auto tokens = static_cast<uint64_t>(limits.max_tokens);
   linear_.cublaslt = &cublaslt_;
   linear_.x_bf16 = allocate(tokens * static_cast<uint64_t>(max_cols_) * 2, MemoryTag::workspace);
-  linear_.weight_elements = kWeightSliceElements;
-  linear_.weight_bf16 = allocate(kWeightSliceElements * 2, MemoryTag::workspace);
+  linear_.x_scales = static_cast<float*>(allocate(tokens * sizeof(float), MemoryTag::workspace));
+  linear_.weight_elements = prefill_weights_.scratch_elements();
+  linear_.weight_bf16 = allocate(static_cast<uint64_t>(linear_.weight_elements) * 2, MemoryTag::workspace);
   linear_.gate_up_bytes = gate_up_bytes(limits.max_tokens, max_intermediate_);
   linear_.gate_up = allocate(static_cast<uint64_t>(linear_.gate_up_bytes), MemoryTag::workspace);
   cublaslt_.open(allocate(kCublasWorkspaceBytes, MemoryTag::workspace), kCublasWorkspaceBytes,
-                 {.deterministic = deterministic_});
+                 {.deterministic = deterministic_, .log = log_gemm_algo_});
+  if (fp8_prefill_) {
+    prefill_weights_.copy_to_fp8(
+        fp8_, [&](uint64_t bytes) { return allocate(bytes, MemoryTag::fp8_prefill_cache); }, linear_with_launch());
+    linear_.fp8 = &fp8_;
+  }
+  for (int64_t m = limits.max_tokens; m >= kMinTunedTokens; m /= 2) prefill_weights_.tune(linear_with_launch(), m);
+  check(cudaStreamSynchronize(launch_.stream), "preparing prefill");
   if (attention_plan_.scores_bytes > 0)
     attention_.scores = {allocate(static_cast<uint64_t>(attention_plan_.scores_bytes), MemoryTag::attn_scores),
                          attention_plan_.scores_bytes};
@@ -259,7 +292,8 @@ int CudaBackend::planned_context(int max_context_len) const {
 
 void CudaBackend::run_step(const StepShape& shape, const std::function<void()>& forward) {
   const bool decode = shape.max_query_len == 1;
-  if (!graphs_enabled_ || !decode) return forward();
+  if (!decode) return prefill_graphs_.takes(shape) ? prefill_graphs_.run(shape, launch_, forward) : forward();
+  if (!graphs_enabled_) return forward();
   graphs_.run(shape, launch_, forward);
 }
 

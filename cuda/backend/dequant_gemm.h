@@ -3,13 +3,12 @@
 
 namespace imp::cuda {
 
-/// Prefill through cuBLASLt: h becomes bf16 (once a linear), rows of the weights become bf16 a slice at a time, and the
-/// tensor cores do the rest. Outputs that lie side by side are one product. Weights that are bf16 in the file are read
-/// where they are.
+/// Prefill in bf16 through cuBLASLt: h becomes bf16 once a linear, rows of the weights become bf16 a slice at a time,
+/// and the library multiplies. Weights that are bf16 in the file are read where they are.
 const char* reject_dequant_gemm(const LinearProblem& problem);
 void launch_dequant_gemm(const LinearContext& context, const LinearArgs& args);
 
-/// Bytes of LinearContext::gate_up for steps of that many tokens.
-int64_t gate_up_bytes(int64_t max_tokens, int64_t max_intermediate);
+/// Rows of a weight of `rows` that are dequantised and multiplied at a time: all, or equal slices that fit the scratch.
+int64_t dequant_slice_rows(const LinearContext& context, int64_t rows, int64_t cols);
 
 }  // namespace imp::cuda

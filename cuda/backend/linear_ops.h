@@ -17,16 +17,20 @@ struct LinearSwitches {
   bool no_mmvq_q8_0 = false;
 };
 
+class Fp8Weights;
+
 /// What linears run with: device memory taken at load, and the library.
 struct LinearContext {
   LaunchContext launch;
   LinearSwitches switches;
   CublasLt* cublaslt;
-  void* x_bf16;       // [max_tokens, max_cols] bf16
+  void* x_bf16;       // [max_tokens, max_cols] bf16, or e4m3 with x_scales
   void* weight_bf16;  // weight_elements bf16: a slice of a weight
   int64_t weight_elements;
   void* gate_up;  // of a gated linear before its activation: [tokens, 2 * intermediate], bf16 or fp32
   int64_t gate_up_bytes;
+  float* x_scales = nullptr;        // [max_tokens]
+  const Fp8Weights* fp8 = nullptr;  // where attention.fp8_prefill asks for them
 };
 
 struct LinearProblem {
@@ -37,6 +41,8 @@ struct LinearProblem {
   LinearSwitches switches;
   bool mixed = false;             // gate and up are stored in different formats
   bool bf16_activations = false;  // x or y
+  bool fp8 = false;               // there are copies of the weights in e4m3
+  bool scaled = false;            // a weight has a scale of its own besides those of its blocks
 };
 
 using LinearLaunch = void (*)(const LinearContext&, const LinearArgs&);

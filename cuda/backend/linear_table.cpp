@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "backend/dequant_gemm.h"
+#include "backend/fp8_gemm.h"
 #include "backend/linear_ops.h"
 #include "linear/gemv.h"
 
@@ -66,6 +67,7 @@ void launch_gemv_rows(const LinearContext& context, const LinearArgs& args) {
 constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
     {"gemv_dp4a", reject_gemv_dp4a, launch_gemv_dp4a},
     {"gemv_rows", reject_gemv_rows, launch_gemv_rows},
+    {"cublaslt_fp8", reject_fp8_gemm, launch_fp8_gemm},
     {"dequant_gemm_bf16", reject_dequant_gemm, launch_dequant_gemm},
 };
 constexpr KernelTable<LinearProblem, LinearLaunch> kLinearTable{"linear", kLinear};
@@ -85,7 +87,9 @@ LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, c
           .max_shared_bytes = context.launch.max_shared_bytes,
           .switches = context.switches,
           .mixed = args.gated && !one_layout(args),
-          .bf16_activations = args.x.dtype == DType::bf16 || args.outputs[0].y.dtype == DType::bf16};
+          .bf16_activations = args.x.dtype == DType::bf16 || args.outputs[0].y.dtype == DType::bf16,
+          .fp8 = context.fp8 != nullptr,
+          .scaled = std::ranges::any_of(args.outputs, [](const LinearOutput& o) { return o.weight.scale != 1; })};
 }
 
 }  // namespace
@@ -98,10 +102,13 @@ void run_linear(const LinearContext& context, const LinearArgs& args, std::strin
     const auto& entry = kLinearTable.select(problem_of(context, args, args.outputs[0]), forced);
     return entry.launch(context, args);
   }
-  const auto is_dequant_gemm = [&](const LinearOutput& output) {
-    return kLinearTable.select(problem_of(context, args, output), forced).launch == launch_dequant_gemm;
+  const auto launch_of = [&](const LinearOutput& output) {
+    return kLinearTable.select(problem_of(context, args, output), forced).launch;
   };
-  if (std::ranges::all_of(args.outputs, is_dequant_gemm)) return launch_dequant_gemm(context, args);
+  const LinearLaunch launch = launch_of(args.outputs[0]);
+  const bool takes_any = launch == launch_dequant_gemm || launch == launch_fp8_gemm;
+  if (takes_any && std::ranges::all_of(args.outputs, [&](const LinearOutput& o) { return launch_of(o) == launch; }))
+    return launch(context, args);
   // Q4_K_M files store v in Q6_K in some layers: outputs of one format together, the others after them.
   LinearArgs part = args;
   for (size_t begin = 0; begin < args.outputs.size();) {

@@ -104,18 +104,25 @@ __global__ __launch_bounds__(kThreads) void dequantize_bf16_kernel(PackedView w,
   const int blocks_per_row = w.cols / 32;
   if (block >= blocks_per_row) return;
   const int row = blockIdx.x * kRows;
-  Part parts[kRows];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r)
-    if (row + r < rows) parts[r].load(w, first_row + row + r, block, part, blocks_per_row);
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (row + r >= rows) continue;
+  const auto convert = [&](const Part& weights, int r) {
     float values[8];
-    parts[r].values(part, values);
+    weights.values(part, values);
 #pragma unroll
     for (float& value : values) value *= scale;
     store_8(out + static_cast<int64_t>(row + r) * w.cols + at * 8, values);
+  };
+  if (row + kRows <= rows) {
+    Part parts[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) parts[r].load(w, first_row + row + r, block, part, blocks_per_row);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) convert(parts[r], r);
+    return;
+  }
+  for (int r = 0; row + r < rows; ++r) {
+    Part weights;
+    weights.load(w, first_row + row + r, block, part, blocks_per_row);
+    convert(weights, r);
   }
 }
 

@@ -18,7 +18,8 @@ using Handle = void*;
 using Desc = void*;
 constexpr int kCompute16F = 64, kCompute32F = 68;
 constexpr int kReal32F = 0, kReal16F = 2, kReal16BF = 14, kRealE4M3 = 28;
-constexpr int kDescTransA = 3, kDescScaleA = 17, kDescScaleB = 18, kOpTranspose = 1;
+constexpr int kDescTransA = 3, kDescScaleA = 17, kDescScaleB = 18, kDescScaleModeA = 31, kDescScaleModeB = 32;
+constexpr int kOpTranspose = 1, kScalePerRow = 3;
 constexpr int kPreferWorkspaceBytes = 1, kPreferReductionMask = 3, kPreferAlignment = 5;  // of A, B, C, D: 5 to 8
 constexpr int kAlgoId = 0, kAlgoTile = 1, kAlgoSplitK = 2, kAlgoReduction = 3, kAlgoStages = 6;
 constexpr uint32_t kReductionNone = 0;
@@ -134,12 +135,26 @@ CublasLt::Plan CublasLt::describe(const GemmCall& call) const {
            "cublasLtMatmulDescCreate");
   check_lt(api_->desc_set(plan.desc, kDescTransA, &kOpTranspose, sizeof kOpTranspose),
            "cublasLtMatmulDescSetAttribute");
+  if (call.inputs == GemmInputs::e4m3) {
+    for (const int attribute : {kDescScaleModeA, kDescScaleModeB}) {
+      if (api_->desc_set(plan.desc, attribute, &kScalePerRow, sizeof kScalePerRow) != 0)
+        fail(ErrorCode::unsupported, "this cuBLASLt has no fp8 products with a scale a row; version 12.9 or later has");
+    }
+    set_scales(plan, call);
+  }
   const int type = input_type(call.inputs);
   check_lt(api_->layout_create(&plan.a, type, call.k, call.n, call.k), "cublasLtMatrixLayoutCreate");
   check_lt(api_->layout_create(&plan.b, type, call.k, call.m, call.k), "cublasLtMatrixLayoutCreate");
   check_lt(api_->layout_create(&plan.d, output_type(call.y_type), call.n, call.m, call.y_stride),
            "cublasLtMatrixLayoutCreate");
   return plan;
+}
+
+void CublasLt::set_scales(const Plan& plan, const GemmCall& call) const {
+  check_lt(api_->desc_set(plan.desc, kDescScaleA, &call.w_scale, sizeof call.w_scale),
+           "cublasLtMatmulDescSetAttribute");
+  check_lt(api_->desc_set(plan.desc, kDescScaleB, &call.a_scale, sizeof call.a_scale),
+           "cublasLtMatmulDescSetAttribute");
 }
 
 /// What the library suggests, its best guess first; never one that needs more workspace than there is, and in
@@ -253,12 +268,7 @@ void CublasLt::log_choice(const GemmCall& call, const std::vector<Candidate>& ca
 }
 
 void CublasLt::run(const Plan& plan, const GemmCall& call, cudaStream_t stream) const {
-  if (call.inputs == GemmInputs::e4m3) {
-    check_lt(api_->desc_set(plan.desc, kDescScaleA, &call.w_scale, sizeof call.w_scale),
-             "cublasLtMatmulDescSetAttribute");
-    check_lt(api_->desc_set(plan.desc, kDescScaleB, &call.a_scale, sizeof call.a_scale),
-             "cublasLtMatmulDescSetAttribute");
-  }
+  if (call.inputs == GemmInputs::e4m3) set_scales(plan, call);
   const float one = 1, beta = call.accumulate ? 1 : 0;
   const uint16_t half_one = 0x3c00, half_beta = call.accumulate ? 0x3c00 : 0;
   const bool f16_sums = call.inputs == GemmInputs::f16_f16acc;

@@ -15,7 +15,7 @@ namespace imp::cuda {
 enum class GemmInputs : uint8_t {
   bf16,        // fp32 sums
   f16_f16acc,  // f16 sums and an f16 result: gemm.cublas_fp16_acc
-  e4m3,        // fp32 sums, one fp32 scale for all of a and one for all of w: attention.fp8_prefill
+  e4m3,        // fp32 sums, one fp32 scale a row of a and of w: attention.fp8_prefill
 };
 
 /// y[m, n] (+)= a[m, k] * w[n, k]^T; rows of a and w are k apart.
@@ -28,8 +28,8 @@ struct GemmCall {
   DType y_type = DType::f32;
   bool accumulate = false;
   GemmInputs inputs = GemmInputs::bf16;
-  const float* a_scale = nullptr;  // of e4m3, in device memory
-  const float* w_scale = nullptr;
+  const float* a_scale = nullptr;  // of e4m3: [m], in device memory
+  const float* w_scale = nullptr;  // [n]
 };
 
 /// Products through cuBLASLt, which is opened by name when first needed and never linked: a machine without it runs
@@ -78,6 +78,7 @@ class CublasLt {
   ShapeKey key_of(const GemmCall& call) const;
   const Plan& plan_for(const GemmCall& call);
   Plan describe(const GemmCall& call) const;
+  void set_scales(const Plan& plan, const GemmCall& call) const;
   std::vector<Candidate> suggestions(const Plan& plan, const GemmCall& call, uint32_t alignment) const;
   const Candidate* tuned(const GemmCall& call, const ShapeKey& key) const;
   void run(const Plan& plan, const GemmCall& call, cudaStream_t stream) const;

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "norm/elementwise.h"
+#include "norm/to_e4m3.h"
 #include "reference/reference.h"
 #include "support/compare.h"
 #include "support/cuda_device.h"
@@ -197,6 +198,50 @@ TEST_CASE("vectors and odd widths: to_bf16 and the gated activation, from and in
         expected.push_back(
             static_cast<float>(reference::activate(Activation::silu, double{x[i]} + bias[i % cols]) * double{up[i]}));
       CHECK(difference(expected, found, {3e-4, bf16_out ? 0x1p-8 + 2e-5 : 2e-5}) == "");
+    }
+  }
+}
+
+TEST_CASE("to_e4m3: codes times the row's scale, normed or not; a bad row is bad throughout") {
+  Random random(6);
+  TestDevice device;
+  const auto value_of = [](uint8_t code) {
+    const int exponent = code >> 3 & 15, mantissa = code & 7;
+    const double size = exponent == 0 ? mantissa * 0x1p-9 : (8 + mantissa) * std::ldexp(1.0, exponent - 10);
+    return (code & 0x7f) == 0x7f ? double{kNan} : code & 0x80 ? -size : size;
+  };
+  for (int64_t cols : {16, 512, 4096, 5120, 12288, 20480}) {
+    std::vector<float> x = random.outlier_heavy(5, cols);
+    std::fill_n(x.begin() + 3 * cols, cols, 0.0f);
+    x[4 * cols + 7] = INFINITY;
+    const std::vector<float> norm = random.normals(cols);
+    const std::vector<int32_t> rows = {2, 0, 3, 4};
+    const DeviceArray<float> dx(x), dnorm(norm);
+    const DeviceArray<int32_t> drows(rows);
+    for (bool normed : {false, true}) {
+      const DeviceArray<uint8_t> codes(std::vector<uint8_t>(rows.size() * cols, 0x7f));
+      const DeviceArray<float> scales(std::vector<float>(rows.size(), kNan));
+      cuda::to_e4m3({dx.data(), cols, drows.data(), normed ? dnorm.data() : nullptr, 1e-5f,
+                     static_cast<int>(rows.size()), static_cast<int>(cols), nullptr},
+                    codes.data(), scales.data(), device.context(true));
+      const std::vector<uint8_t> found = codes.download();
+      const std::vector<float> found_scales = scales.download();
+      int64_t wrong = 0;
+      for (size_t t = 0; t < 3; ++t) {
+        double sum_sq = 0;
+        for (int64_t c = 0; c < cols; ++c) sum_sq += std::pow(double{x[rows[t] * cols + c]}, 2);
+        const double rms = 1 / std::sqrt(sum_sq / double(cols) + 1e-5f);
+        for (int64_t c = 0; c < cols; ++c) {
+          const double exact = x[rows[t] * cols + c] * (normed ? rms * norm[c] : 1.0);
+          const double got = value_of(found[t * cols + c]) * found_scales[t];
+          // Half a step: 2^-4 of the value, or of the smallest normal number.
+          wrong += !(std::fabs(got - exact) <= std::fabs(exact) * 0x1.01p-4 + found_scales[t] * 0x1.01p-10);
+        }
+      }
+      CAPTURE(cols);
+      CAPTURE(normed);
+      CHECK(wrong == 0);
+      CHECK(!std::isfinite(found_scales[3] * value_of(found[3 * cols])));
     }
   }
 }

@@ -1,7 +1,11 @@
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <sstream>
+
 #include "core/error.h"
+#include "support/capture_stderr.h"
 #include "support/engine_runs.h"
 
 // The whole engine with the CUDA backend under it.
@@ -29,6 +33,10 @@ constexpr const char* kModels[] = {"tiny-llama", "tiny-llama-q8_0", "tiny-qwen2"
 
 /// Times are taken between ops, so that steps are never replayed.
 const Overrides kEager = {{"diagnostics.profile", "true"}};
+
+double of_graphs(const Engine& engine, const std::string& field) {
+  return report_number(engine.report_json(), {"graphs", field});
+}
 
 int64_t free_bytes() {
   size_t free = 0, total = 0;
@@ -135,5 +143,94 @@ TEST_CASE("a device that does not exist is named") {
   } catch (const Error& error) {
     CHECK(error.code() == ErrorCode::invalid_argument);
     CHECK(contains(error.what(), "there is no CUDA device 99"));
+  }
+}
+
+TEST_CASE("runtime.prefill_graph: the second prompt of a length is recorded, the third replayed, with the same text") {
+  for (const std::string name : kModels) {
+    CAPTURE(name);
+    Engine graphs = on_device({}, name), eager = on_device({{"runtime.prefill_graph", "false"}}, name);
+    for (int seed = 1; seed <= 4; ++seed) {
+      const Completion found = complete(graphs, prompt_of(37, seed), greedy(8));
+      CHECK(found == complete(eager, prompt_of(37, seed), greedy(8)));
+      CHECK(of_graphs(graphs, "prefill_captures") == (seed >= 2));
+      CHECK(of_graphs(graphs, "prefill_replays") == seed - 1);
+    }
+    complete(graphs, prompt_of(38), greedy(2));
+    CHECK(of_graphs(graphs, "prefill_captures") == 1);
+    CHECK(of_graphs(eager, "prefill_captures") == 0);
+    CHECK(of_graphs(eager, "prefill_replays") == 0);
+  }
+  Engine never = on_device(kEager);
+  for (int i = 0; i < 3; ++i) complete(never, prompt_of(37), greedy(2));
+  CHECK(of_graphs(never, "prefill_captures") == 0);
+}
+
+TEST_CASE("graphs of prefills are kept for the lengths used last") {
+  Engine engine = on_device();
+  for (int round = 0; round < 2; ++round)
+    for (int length = 10; length < 50; ++length) complete(engine, prompt_of(length), greedy(1));
+  CHECK(of_graphs(engine, "prefill_captures") == 0);  // each was forgotten before it came by again
+  for (int i = 0; i < 3; ++i) complete(engine, prompt_of(49), greedy(1));
+  CHECK(of_graphs(engine, "prefill_captures") == 1);
+}
+
+TEST_CASE("attention.fp8_prefill: a copy of the weights, products in fp8 for long prompts, and off unless asked for") {
+  const auto cache = [](const Engine& engine) {
+    return report_number(engine.report_json(), {"mem", "fp8_prefill_cache"});
+  };
+  const auto products = [](const Engine& engine) {
+    return report_number(engine.report_json(), {"launches", "to_e4m3"});
+  };
+  for (const std::string name : kModels) {
+    CAPTURE(name);
+    Engine off = on_device({}, name), never = on_device({{"attention.fp8_prefill", "never"}}, name),
+           on = on_device({{"attention.fp8_prefill", "always"}}, name);
+    CHECK(cache(off) == -1);
+    CHECK(cache(never) == -1);
+    CHECK(cache(on) > 0);
+    CHECK(contains(on.report_json(), "cublaslt_fp8"));
+    CHECK(!contains(off.report_json(), "cublaslt_fp8"));
+    const double at_load = products(on);  // the weights' own
+    complete(on, prompt_of(20), greedy(4));
+    CHECK(products(on) == at_load);
+    CHECK(complete(on, prompt_of(180), greedy(4)).tokens.size() == 4);
+    CHECK(products(on) > at_load);
+    complete(off, prompt_of(180), greedy(4));
+    CHECK(products(off) == -1);
+  }
+}
+
+TEST_CASE("diagnostics.log_gemm_algo: a line a shape; runtime.deterministic_gemm splits no sum") {
+  const auto lines = [](const Overrides& overrides) {
+    const TempDir dir;
+    const std::string text = stderr_of(dir, [&] {
+      Engine engine = on_device(overrides);
+      for (int length : {30, 30, 40}) complete(engine, prompt_of(length), greedy(2));
+    });
+    std::vector<std::string> found;
+    std::istringstream all(text);
+    for (std::string line; std::getline(all, line);)
+      if (contains(line, "imp: gemm ")) found.push_back(line);
+    return found;
+  };
+  CHECK(lines({}).empty());
+  const std::vector<std::string> free = lines({{"diagnostics.log_gemm_algo", "true"}});
+  const std::vector<std::string> fixed =
+      lines({{"diagnostics.log_gemm_algo", "true"}, {"runtime.deterministic_gemm", "true"}});
+  // Its linears at two lengths, one of which came by twice.
+  const auto at = [](const std::vector<std::string>& all, const std::string& m) {
+    return std::ranges::count_if(all, [&](const std::string& line) { return contains(line, "gemm m=" + m + " "); });
+  };
+  for (const auto* all : {&free, &fixed}) {
+    CHECK(at(*all, "30") >= 3);
+    CHECK(at(*all, "40") == at(*all, "30"));
+  }
+  for (const std::string& line : fixed) {
+    CAPTURE(line);
+    CHECK(contains(line, "splitk=1 reduction=0"));
+    CHECK(!contains(line, "us="));
+    for (size_t at = line.find("splitk="); at != std::string::npos; at = line.find("splitk=", at + 1))
+      CHECK(line.compare(at, 9, "splitk=1 ") == 0);
   }
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 
+#include "backend/fp8_gemm.h"
 #include "backend/linear_ops.h"
 #include "linear/gemv.h"
 #include "reference/reference.h"
@@ -44,12 +45,13 @@ struct Operand {
 
 /// Device memory that linears work in, full of NaN.
 struct Workspace {
-  static constexpr int64_t kTokens = 40, kCols = 12288, kIntermediate = 2048;
+  static constexpr int64_t kTokens = 200, kCols = 12288, kIntermediate = 2048;
   TestDevice device;
   CublasLt cublaslt;
   DeviceArray<uint16_t> x_bf16{std::vector<uint16_t>(kTokens * kCols, 0x7fc0)};
   DeviceArray<uint16_t> weight_bf16;
   DeviceArray<float> gate_up{std::vector<float>(kTokens * kIntermediate, kNan)};
+  DeviceArray<float> x_scales{std::vector<float>(kTokens, kNan)};
   DeviceMemory library{size_t{32} << 20};
   int64_t weight_elements;
 
@@ -65,7 +67,8 @@ struct Workspace {
             .weight_bf16 = weight_bf16.data(),
             .weight_elements = weight_elements,
             .gate_up = gate_up.data(),
-            .gate_up_bytes = 4 * kTokens * kIntermediate};
+            .gate_up_bytes = 4 * kTokens * kIntermediate,
+            .x_scales = x_scales.data()};
   }
 };
 
@@ -472,6 +475,7 @@ struct Prefill {
   std::vector<const Operand*> weights;
   int64_t m;
   bool bias = false, gated = false, accumulate = false;
+  const Fp8Weights* with_copies = nullptr;
 
   int64_t width() const {
     int64_t n = 0;
@@ -494,10 +498,12 @@ struct Prefill {
       outputs.push_back({w->device.view(), bias ? biases.back()->data() : nullptr, y});
       column += w->host.view.rows;
     }
+    LinearContext context = workspace.context(true);
+    context.fp8 = with_copies;
     run_linear(
-        workspace.context(true),
+        context,
         {.x = {const_cast<void*>(x), x_type, m, k, k}, .outputs = outputs, .accumulate = accumulate, .gated = gated},
-        "dequant_gemm_bf16");
+        with_copies ? "cublaslt_fp8" : "dequant_gemm_bf16");
     if (!bf16) return wide.download();
     std::vector<float> values;
     for (uint16_t bits : narrow.download()) values.push_back(bf16_to_f32(bits));
@@ -598,4 +604,124 @@ TEST_CASE("GEMVs refuse bf16 activations in words") {
       CHECK((verdict.reason == nullptr) == (verdict.name == "dequant_gemm_bf16"));
     }
   }
+}
+
+namespace {
+
+/// The e4m3 number nearest to x, ties to even; |x| is at most 448.
+double round_e4m3(double x) {
+  if (x == 0) return 0;
+  const int exponent = std::max(-6, std::ilogb(x));
+  const double step = std::ldexp(1.0, exponent - 3);
+  return std::nearbyint(x / step) * step;
+}
+
+/// Rows as their e4m3 codes times the row's scale; the same fp32 operations as on the device.
+std::vector<double> through_e4m3(const std::vector<float>& values, int64_t cols) {
+  std::vector<double> out;
+  for (size_t row = 0; row < values.size(); row += static_cast<size_t>(cols)) {
+    float amax = 0;
+    for (size_t i = row; i < row + static_cast<size_t>(cols); ++i) amax = std::max(amax, std::fabs(values[i]));
+    const float inverse = amax > 0 ? 448 / amax : 0;
+    const double scale = double{amax} / 448;
+    for (size_t i = row; i < row + static_cast<size_t>(cols); ++i)
+      out.push_back(round_e4m3(values[i] * inverse) * scale);
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("fp8: products of rows rounded to e4m3 with a scale each, at any number of tokens") {
+  Random random(12);
+  Workspace workspace;
+  const int64_t k = 512;
+  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::bf16}) {
+    const Operand q(format, 96, k, random, workspace.device.context()),
+        v(format, 32, k, random, workspace.device.context());
+    std::vector<std::unique_ptr<DeviceMemory>> memory;
+    const auto allocate = [&](uint64_t bytes) {
+      return memory.emplace_back(std::make_unique<DeviceMemory>(bytes))->data();
+    };
+    Fp8Weights copies;
+    const WeightView views[] = {q.device.view(), v.device.view()};
+    copies.add(views, allocate, workspace.context());
+    for (int64_t m : {129, 150, 192}) {
+      const std::vector<float> x = random.outlier_heavy(m, k);
+      const DeviceArray<float> dx(x);
+      const std::vector<float> y =
+          Prefill{workspace, {&q, &v}, m, true, false, true, &copies}.run(dx.data(), DType::f32, DType::f32);
+      const std::vector<double> h = through_e4m3(x, k);
+      int64_t wrong = 0, column = 0;
+      double error = 0, norm = 0;
+      for (const Operand* weight : {&q, &v}) {
+        std::vector<float> rounded = weight->host.values;
+        for (float& w : rounded) w = bf16_to_f32(f32_to_bf16(w));
+        const std::vector<double> w = through_e4m3(rounded, k);
+        for (int64_t t = 0; t < m; ++t) {
+          for (int64_t r = 0; r < weight->host.view.rows; ++r) {
+            double sum = 0, magnitude = 0, exact = 0;
+            for (int64_t c = 0; c < k; ++c) {
+              const double p = h[t * k + c] * w[r * k + c];
+              sum += p, magnitude += std::fabs(p);
+              exact += double{x[t * k + c]} * weight->host.values[r * k + c];
+            }
+            const double found = y[t * 128 + column + r] - 0.5 - weight->bias[r];
+            // The tensor cores add fp8 products with 13 fractional bits or so before they reach fp32; a scale of
+            // another row would be off by some 5 % of the magnitude.
+            wrong += !(std::fabs(found - sum) <= 2e-3 * magnitude + 1e-6);
+            error += (found - exact) * (found - exact), norm += exact * exact;
+          }
+        }
+        column += weight->host.view.rows;
+      }
+      CAPTURE(info(format).name);
+      CAPTURE(m);
+      CHECK(wrong == 0);
+      const double distance = std::sqrt(error / norm);
+      MESSAGE(info(format).name, ", ", m, " tokens: ", distance, " from exact operands");
+      CHECK(distance < 6e-2);
+      CHECK(distance > 1e-3);
+    }
+  }
+}
+
+TEST_CASE("fp8: gate and up through copies that lie side by side or apart") {
+  Random random(13);
+  Workspace workspace;
+  const int64_t k = 512, n = 128, m = 140;
+  const Operand gate(WeightFormat::q8_0, n, k, random, workspace.device.context()),
+      up(WeightFormat::q8_0, n, k, random, workspace.device.context());
+  std::vector<std::unique_ptr<DeviceMemory>> memory;
+  const auto allocate = [&](uint64_t bytes) {
+    return memory.emplace_back(std::make_unique<DeviceMemory>(bytes))->data();
+  };
+  Fp8Weights together, apart;
+  const WeightView views[] = {gate.device.view(), up.device.view()};
+  together.add(views, allocate, workspace.context());
+  apart.add(std::span(views).first(1), allocate, workspace.context());
+  apart.add(std::span(views).last(1), allocate, workspace.context());
+  const auto [wide, narrow] = bf16_values(random, m, k);
+  const DeviceArray<uint16_t> x(narrow);
+  const auto run = [&](const Fp8Weights* copies) {
+    return Prefill{workspace, {&gate, &up}, m, true, true, false, copies}.run(x.data(), DType::bf16, DType::bf16);
+  };
+  CHECK(distance(run(&together), run(&apart)) < 1e-3);
+  CHECK(distance(run(&together), run(nullptr)) < 0.12);
+}
+
+TEST_CASE("fp8: what refuses, in words") {
+  LinearProblem problem{LinearRole::down, WeightFormat::q8_0, 512, 64, 256, 0, {}};
+  const auto reason = [](const LinearProblem& p) { return std::string(reject_fp8_gemm(p) ? reject_fp8_gemm(p) : ""); };
+  CHECK(reason(problem) == "attention.fp8_prefill is not set");
+  problem.fp8 = true;
+  CHECK(reason(problem) == "");
+  problem.m = 128;
+  CHECK(reason(problem) == "at most 128 tokens");
+  problem.m = 512, problem.k = 264;
+  CHECK(reason(problem) == "k is not a multiple of 16");
+  problem.k = 256, problem.scaled = true;
+  CHECK(reason(problem) == "the weight has a scale of its own");
+  problem.role = LinearRole::lm_head;
+  CHECK(reason(problem) == "the head is no prefill product");
 }

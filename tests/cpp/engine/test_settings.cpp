@@ -96,6 +96,19 @@ TEST_CASE("runtime.warmup runs kernels before the first request and changes no t
   CHECK(complete(warm, prompt_of(9), greedy(12)) == complete(cold, prompt_of(9), greedy(12)));
 }
 
+TEST_CASE("attention.fp8_prefill: always is refused where nothing multiplies in fp8") {
+  try {
+    make_engine({{"attention.fp8_prefill", "always"}});
+    FAIL("made an engine on a CPU");
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::unsupported);
+    CHECK(contains(error.what(), "attention.fp8_prefill"));
+    CHECK(contains(error.what(), "this is the CPU"));
+  }
+  Engine never = make_engine({{"attention.fp8_prefill", "never"}});
+  CHECK(complete(never, prompt_of(9), greedy(2)).tokens.size() == 2);
+}
+
 TEST_CASE("runtime.deterministic implies deterministic_gemm; repeats are equal to the bit") {
   Engine engine = make_engine({{"runtime.deterministic", "true"}});
   CHECK(contains(engine.report_json(), "\"deterministic\":true,\"deterministic_gemm\":true"));

@@ -1,0 +1,38 @@
+#pragma once
+#include <list>
+#include <memory>
+
+#include "backend/step_graphs.h"
+
+namespace imp::cuda {
+
+/// runtime.prefill_graph: short prefills whose shape comes by again. A step of a few hundred tokens is over before the
+/// host has launched it; a longer one hides the host's work behind its own. Prompts have many lengths, so graphs are
+/// kept for the shapes used last and no others.
+class PrefillGraphs {
+ public:
+  static constexpr int64_t kMaxTokens = 512;
+  static constexpr size_t kMaxShapes = 32;
+
+  using Make = std::function<std::unique_ptr<StepGraphs>()>;
+  /// `make` gives the keeper of one shape; none where steps are not to be recorded.
+  explicit PrefillGraphs(Make make) : make_(std::move(make)) {}
+
+  bool takes(const StepShape& shape) const { return make_ && shape.num_tokens <= kMaxTokens; }
+  void run(const StepShape& shape, const LaunchContext& context, const std::function<void()>& forward);
+  void clear() { kept_.clear(); }
+
+  int64_t captures() const { return captures_; }
+  int64_t replays() const { return replays_; }
+
+ private:
+  struct Kept {
+    StepShape shape;
+    std::unique_ptr<StepGraphs> graphs;
+  };
+  Make make_;
+  std::list<Kept> kept_;  // the one used last first
+  int64_t captures_ = 0, replays_ = 0;
+};
+
+}  // namespace imp::cuda

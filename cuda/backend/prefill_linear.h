@@ -1,0 +1,38 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "backend/linear_ops.h"
+
+namespace imp::cuda {
+
+/// One product of a prefill: y (+)= h[first_token, first_token + tokens) * W^T, W the rows of all `parts` one after
+/// another.
+struct PrefillProduct {
+  std::span<const LinearOutput> parts;
+  int64_t first_token, tokens;
+  void* y;
+  int64_t y_stride;  // elements
+  DType y_type;
+  bool accumulate;
+
+  int64_t rows() const {
+    int64_t rows = 0;
+    for (const LinearOutput& part : parts) rows += part.weight.rows;
+    return rows;
+  }
+};
+
+/// What is around the products of a linear, whatever multiplies: outputs that lie side by side become one product where
+/// `joins` says that their weights do, gate and up go through a buffer and the activation, biases are added.
+struct PrefillProducts {
+  std::function<bool(const LinearOutput&, const LinearOutput&)> joins;
+  std::function<void(const PrefillProduct&)> multiply;
+};
+void run_prefill_products(const LinearContext& context, const LinearArgs& args, const PrefillProducts& with);
+
+/// Bytes of LinearContext::gate_up for steps of that many tokens.
+int64_t gate_up_bytes(int64_t max_tokens, int64_t max_intermediate);
+
+}  // namespace imp::cuda

@@ -1,0 +1,98 @@
+#include "backend/prefill_weights.h"
+
+#include <algorithm>
+#include <set>
+#include <tuple>
+
+#include "backend/dequant_gemm.h"
+#include "backend/prefill_linear.h"
+#include "linear/dequantize.h"
+#include "model/spec.h"
+
+namespace imp::cuda {
+namespace {
+
+constexpr int64_t kMaxScratchElements = int64_t{128} << 20;  // 256 MiB; larger linears go in slices
+
+size_t outputs_of(LinearRole role) { return role == LinearRole::qkv ? 3 : role == LinearRole::gate_up ? 2 : 1; }
+
+struct Shape {
+  int64_t rows, cols;
+};
+/// The linears of one layer.
+std::vector<Shape> shapes_of(const ModelSpec& spec, const LayerSpec& layer) {
+  const int64_t hidden = spec.hidden_size, intermediate = layer.ffn.intermediate_size;
+  const int64_t q = int64_t{layer.attention.num_heads} * layer.attention.head_dim;
+  const int64_t kv = int64_t{layer.attention.num_kv_heads} * layer.attention.head_dim;
+  return {{q + 2 * kv, hidden}, {hidden, q}, {2 * intermediate, hidden}, {hidden, intermediate}};
+}
+
+}  // namespace
+
+void PrefillWeights::add(LinearRole role, const WeightView& weight) {
+  const bool continues = !linears_.empty() && linears_.back().role == role &&
+                         linears_.back().weights.size() < outputs_of(role) && linears_.back().cols == weight.cols;
+  if (!continues) linears_.push_back({.role = role, .weights = {}, .cols = weight.cols});
+  linears_.back().weights.push_back(weight);
+  linears_.back().rows += weight.rows;
+}
+
+int64_t PrefillWeights::scratch_elements() const {
+  int64_t elements = 0;
+  for (const Linear& linear : linears_)
+    if (linear.role != LinearRole::lm_head) elements = std::max(elements, linear.rows * linear.cols);
+  return std::min(elements, kMaxScratchElements);
+}
+
+int64_t PrefillWeights::scratch_elements(const ModelSpec& spec) {
+  int64_t elements = 0;
+  for (const LayerSpec& layer : spec.layers)
+    for (const Shape& shape : shapes_of(spec, layer)) elements = std::max(elements, shape.rows * shape.cols);
+  return std::min(elements, kMaxScratchElements);
+}
+
+uint64_t PrefillWeights::fp8_bytes(const ModelSpec& spec) {
+  uint64_t bytes = 0;
+  for (const LayerSpec& layer : spec.layers)
+    for (const Shape& shape : shapes_of(spec, layer)) bytes += Fp8Weights::bytes(shape.rows, shape.cols);
+  return bytes;
+}
+
+void PrefillWeights::copy_to_fp8(Fp8Weights& copies, const std::function<void*(uint64_t)>& allocate,
+                                 const LinearContext& context) const {
+  for (const Linear& linear : linears_)
+    if (!Fp8Weights::reject(linear.role, linear.cols)) copies.add(linear.weights, allocate, context);
+}
+
+void PrefillWeights::tune(const LinearContext& context, int64_t m) const {
+  std::set<std::tuple<LinearRole, int64_t, int64_t>> done;
+  for (const Linear& linear : linears_) {
+    if (linear.role == LinearRole::lm_head || !done.emplace(linear.role, linear.rows, linear.cols).second) continue;
+    const bool gated = linear.role == LinearRole::gate_up;
+    const bool fp8 = context.fp8 && !Fp8Weights::reject(linear.role, linear.cols);
+    GemmCall call{.a = context.x_bf16,
+                  .w = context.weight_bf16,
+                  .y = context.gate_up,
+                  .m = m,
+                  .n = linear.rows,
+                  .k = linear.cols,
+                  .y_stride = linear.rows,
+                  .y_type = gated ? DType::bf16 : DType::f32,
+                  .accumulate = linear.role == LinearRole::o || linear.role == LinearRole::down};
+    if (m * call.y_stride * dtype_bytes(call.y_type) > context.gate_up_bytes) continue;
+    if (fp8) {
+      const Fp8Weights::View& copy = *context.fp8->find(linear.weights[0]);
+      call.inputs = GemmInputs::e4m3;
+      call.w = copy.codes, call.w_scale = copy.scales, call.a_scale = context.x_scales;
+    } else {
+      call.n = std::min(linear.rows, dequant_slice_rows(context, linear.rows, linear.cols));
+      // Timed on the weights' own numbers: products of zeros take less power, and less time.
+      const WeightView& weight = linear.weights[0];
+      dequantize_bf16(weight, 0, std::min(weight.rows, call.n), context.weight_bf16, context.launch);
+      dequantize_bf16(weight, 0, std::min(weight.rows, m), context.x_bf16, context.launch);
+    }
+    context.cublaslt->tune(call, context.launch.stream);
+  }
+}
+
+}  // namespace imp::cuda

@@ -1,0 +1,39 @@
+#pragma once
+#include <functional>
+#include <vector>
+
+#include "backend/fp8_gemm.h"
+
+namespace imp {
+struct ModelSpec;
+}
+
+namespace imp::cuda {
+
+/// The weights of the layers as their linears multiply them, q|k|v and gate|up together; known from the order in which
+/// they are prepared. What prefill sizes its scratch by, times algorithms for, and copies to fp8.
+class PrefillWeights {
+ public:
+  void add(LinearRole role, const WeightView& weight);
+
+  /// Elements of bf16 scratch: the largest linear of the model, within a limit.
+  int64_t scratch_elements() const;
+  static int64_t scratch_elements(const ModelSpec& spec);
+  /// Bytes of the copies in fp8.
+  static uint64_t fp8_bytes(const ModelSpec& spec);
+
+  void copy_to_fp8(Fp8Weights& copies, const std::function<void*(uint64_t)>& allocate,
+                   const LinearContext& context) const;
+  /// Times the library's algorithms for the products of steps of `m` tokens, each shape once, in the context's buffers.
+  void tune(const LinearContext& context, int64_t m) const;
+
+ private:
+  struct Linear {
+    LinearRole role;
+    std::vector<WeightView> weights;
+    int64_t rows = 0, cols = 0;
+  };
+  std::vector<Linear> linears_;
+};
+
+}  // namespace imp::cuda
