@@ -13,6 +13,7 @@ const ImpliedSetting kDebugRaw[] = {
     {"runtime.cuda_graphs", std::string("never")},
     {"runtime.prefill_graph", false},
     {"runtime.warmup", false},
+    {"runtime.no_pdl", true},
     {"kv_cache.dtype", std::string("fp16")},
     {"kv_cache.fp8_auto_legacy", false},
     {"attention.fp8_prefill", std::string("never")},

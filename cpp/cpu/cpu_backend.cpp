@@ -179,15 +179,18 @@ class CpuBackend final : public Backend {
   std::vector<OpFigures> profile_;
 };
 
-/// What works on a CPU has a `c` among its platforms.
+/// What works on a CPU has a `c` among its platforms. What a rule sets, or asks for what a CPU does anyway, is not told.
 std::vector<std::string> CpuBackend::without_effect(const Settings& settings) const {
   std::vector<std::string> sentences;
   for (const OptionRow& row : option_rows()) {
-    if (row.section() != "attention" || row.status != OptionStatus::active ||
-        row.platform.find('c') != std::string_view::npos)
-      continue;
+    if (row.status != OptionStatus::active || row.platform.find('c') != std::string_view::npos) continue;
     const OptionValue value = read_option(row, settings);
-    if (value != default_value(row))
+    const bool implied =
+        settings.runtime.debug_raw && std::ranges::any_of(debug_raw_settings(), [&](const ImpliedSetting& one) {
+          return one.key == row.key && one.value == value;
+        });
+    const bool is_so_anyway = row.key == "runtime.cuda_graphs" && value == OptionValue(std::string("never"));
+    if (value != default_value(row) && !implied && !is_so_anyway)
       sentences.push_back(cat(row.key, " = ", format_value(value), " has no effect on the CPU"));
   }
   return sentences;

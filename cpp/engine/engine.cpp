@@ -49,17 +49,25 @@ Engine::Engine(const EngineOptions& options, Config config)
 
 Engine::~Engine() { print_final_tables(*state_); }
 
-/// One prefill and one decode step: pages are read, workers started, kernels chosen. Nothing of it is kept but the
-/// counters of the report.
+/// One prefill and one decode step, or two where the second is recorded: pages are read, workers started, kernels
+/// loaded and chosen. Nothing of it is kept but the counters of the report.
 void Engine::State::warm_up() {
-  const std::vector<TokenId> tokens(static_cast<size_t>(std::min<int64_t>(8, model.memory.max_seq_len - 1)), 0);
-  ScratchSequence sequence(*this, static_cast<int64_t>(tokens.size()) + 1);
-  sequence.run(tokens, 1);
-  sequence.run(std::span(tokens).first(1), 1);
+  const Backend& backend = *model.backend;
+  // A GPU takes other kernels, and a library, for more than a few tokens.
+  const int64_t wanted = backend.memory_is_host() ? 8 : 128,
+                decode_steps = backend.graph_stats().mode == "never" ? 1 : 2;
+  const int64_t room = model.memory.max_seq_len;
+  const std::vector<TokenId> tokens(static_cast<size_t>(std::clamp<int64_t>(room - decode_steps, 1, wanted)), 0);
+  const auto count = static_cast<int64_t>(tokens.size());
+  ScratchSequence sequence(*this, std::min(room, count + decode_steps));
+  sequence.run(tokens, 1, true);
+  for (int64_t at = count; at < std::min(room, count + decode_steps); ++at)
+    sequence.run(std::span(tokens).first(1), 1, true);
 }
 
 RequestId Engine::submit(std::vector<TokenId> prompt, const SamplingParams& params, LogitsMask mask) {
   State& s = *state_;
+  s.device.check();
   params.validate(s.model.spec.vocab_size);
   const Tokenizer* tokenizer = s.vocab.tokenizer;
   if (s.settings().generation.force_bos && tokenizer && tokenizer->special().bos) {
@@ -152,7 +160,7 @@ void Engine::forget(RequestId id) {
 
 void Engine::reset() {
   State& s = *state_;
-  if (s.pending) s.runner.wait(s.pending->slot);
+  if (s.pending && !s.device.failure()) s.device.run(*s.model.backend, [&] { s.runner.wait(s.pending->slot); });
   s.pending.reset();
   for (const auto& [id, request] : s.requests)
     for (int32_t i = 0; i < request.params->n; ++i) s.scheduler.remove(id + i);

@@ -109,6 +109,9 @@ std::string make_explanation(const Engine::State& state, const std::vector<int>&
   write_memory_plan(json, state.model.memory);
   write_linears(json, state.model, batch_sizes);
   write_attention(json, state.model, batch_sizes);
+  const GraphStats graphs = state.model.backend->graph_stats();
+  json.key("graphs").begin_object().field("mode", graphs.mode).field("reason", graphs.reason);
+  json.field("capture_mode", graphs.capture_mode).field("early_launch", graphs.early_launch).end_object();
   json.key("without_effect").begin_array();
   for (const std::string& text : state.inert) json.value(text);
   return json.end_array().end_object().text();

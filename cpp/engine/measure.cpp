@@ -25,11 +25,11 @@ ScratchSequence::~ScratchSequence() {
   for (BlockId block : blocks_) state_.pool.release(block);
 }
 
-std::span<float> ScratchSequence::run(std::span<const TokenId> tokens, int32_t num_logit_rows) {
+std::span<float> ScratchSequence::run(std::span<const TokenId> tokens, int32_t num_logit_rows, bool draw) {
   const RunChunk chunk{.tokens = tokens, .begin = num_computed_, .blocks = blocks_, .num_logit_rows = num_logit_rows};
-  state_.forward(chunk);
+  state_.forward(chunk, draw);
   num_computed_ += static_cast<int64_t>(tokens.size());
-  return state_.runner.logits(0, num_logit_rows);
+  return state_.device.run(*state_.model.backend, [&] { return state_.runner.logits(0, num_logit_rows); });
 }
 
 namespace {

@@ -1,8 +1,6 @@
 #include "engine/memory_plan.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 
 #include "core/error.h"
 
@@ -19,16 +17,6 @@ int32_t logit_rows(const MemoryQuery& query) {
 }
 
 }  // namespace
-
-std::string format_bytes(uint64_t bytes) {
-  constexpr std::array kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  size_t unit = 0;
-  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
-  char text[32];
-  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
-  return text;
-}
 
 KvLayout kv_layout(const ModelSpec& spec) {
   KvLayout layout;

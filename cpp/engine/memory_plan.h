@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/format_bytes.h"
 #include "kv/layout.h"
 #include "model/spec.h"
 
@@ -46,8 +47,5 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const MemoryQuery& query);
 
 KvLayout kv_layout(const ModelSpec& spec);
-
-/// "812.4 MiB"
-std::string format_bytes(uint64_t bytes);
 
 }  // namespace imp

@@ -29,7 +29,9 @@ void write_model(JsonWriter& json, const Engine::State& state) {
 
   json.key("device").begin_object();
   json.field("backend", model.backend->name()).field("name", model.backend->device_name());
-  json.field("chosen", model.device_line).field("total_bytes", model.backend->total_memory_bytes()).end_object();
+  json.field("chosen", model.device_line).field("total_bytes", model.backend->total_memory_bytes()).key("failure");
+  state.device.failure() ? json.value(state.device.failure()->what()) : json.null();
+  json.end_object();
 }
 
 void write_config(JsonWriter& json, const Config& config) {
@@ -96,8 +98,10 @@ void write_serving(JsonWriter& json, const Engine::State& state) {
   json.key("graphs").begin_object().field("captures", graphs.captures).field("replays", graphs.replays);
   json.field("eager_steps", state.totals.forward_batches - graphs.replays - graphs.prefill_replays);
   json.field("prefill_captures", graphs.prefill_captures).field("prefill_replays", graphs.prefill_replays);
-  json.key("refusals").begin_array().end_array();
-  json.field("reason", graphs.reason).end_object();
+  json.field("mode", graphs.mode).field("reason", graphs.reason).field("capture_mode", graphs.capture_mode);
+  json.key("refusals").begin_array();
+  for (const std::string& refusal : graphs.refusals) json.value(refusal);
+  json.end_array().field("pdl_launches", graphs.pdl_launches).end_object();
 
   json.key("kv").begin_object().field("block_size", kKvBlockSize).field("blocks_total", state.pool.num_blocks());
   json.field("blocks_free", state.pool.num_free()).field("blocks_used", state.pool.num_used());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/device_guard.h"
 #include "engine/engine.h"
 #include "engine/generation.h"
 #include "engine/load.h"
@@ -92,6 +93,7 @@ struct Engine::State {
   Config config;                   // before the model: its backend reads the settings
   std::vector<std::string> inert;  // settings without effect on this model, in words
   LoadedModel model;
+  DeviceGuard device;
   VocabInfo vocab;
   BlockPool pool;
   Scheduler scheduler;
@@ -113,8 +115,9 @@ struct Engine::State {
   const Settings& settings() const { return config.settings(); }
   Request& request_of(SequenceId id) { return std::prev(requests.upper_bound(id))->second; }
 
-  /// Runs a batch outside of the scheduler and waits for it; logits: runner.logits().
-  void forward(const RunChunk& chunk);
+  /// Runs a batch outside of the scheduler and waits for it; logits: runner.logits(). With `draw` a token is drawn, and
+  /// forgotten, where tokens are drawn on the device: the step is then one of those that requests run.
+  void forward(const RunChunk& chunk, bool draw = false);
 
   // A step, in engine/step.cpp.
   void end_cancelled(std::vector<TokenEvent>& events);
@@ -147,7 +150,7 @@ class ScratchSequence {
   ScratchSequence& operator=(const ScratchSequence&) = delete;
 
   /// Runs `tokens` (at most what a step takes) after those before; logits of the last `num_logit_rows`.
-  std::span<float> run(std::span<const TokenId> tokens, int32_t num_logit_rows);
+  std::span<float> run(std::span<const TokenId> tokens, int32_t num_logit_rows, bool draw = false);
 
  private:
   Engine::State& state_;

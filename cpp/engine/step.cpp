@@ -24,6 +24,7 @@ SamplingMode choose_sampling(const EngineOptions& options, const Backend& backen
 
 std::vector<TokenEvent> Engine::step() {
   State& s = *state_;
+  s.device.check();
   std::vector<TokenEvent> events;
   s.end_cancelled(events);
   if (!s.pending) s.pending = s.launch_next();
@@ -111,7 +112,8 @@ void Engine::State::collect(const PendingStep& step, std::vector<TokenEvent>& ev
   const std::span<const SampleResult> results = runner.results(step.slot);
   const auto vocab_size = static_cast<size_t>(model.spec.vocab_size);
   std::span<float> rows;
-  if (step.needs_host()) rows = runner.logits(step.host_begin, step.host_end - step.host_begin);
+  if (step.needs_host())
+    rows = device.run(*model.backend, [&] { return runner.logits(step.host_begin, step.host_end - step.host_begin); });
   for (const PendingChunk& chunk : step.chunks) {
     const auto found = requests.find(chunk.request);
     if (found == requests.end() || found->second.finished[static_cast<size_t>(chunk.index)]) {
@@ -145,23 +147,25 @@ bool Engine::State::awaits_tokens() const {
 
 void Engine::State::launch(int slot, std::span<const RunChunk> chunks, std::span<const BlockCopy> copies,
                            std::span<const int32_t> draws) {
-  runner.launch(slot, chunks, copies, draws);
+  device.run(*model.backend, [&] { runner.launch(slot, chunks, copies, draws); });
   totals.forward_batches += 1;
   for (const RunChunk& chunk : chunks) totals.forward_tokens += static_cast<int64_t>(chunk.tokens.size());
 }
 
 /// A step that was launched ahead begins when the one before ends.
 void Engine::State::wait(int slot, Clock::time_point started) {
-  runner.wait(slot);
+  device.run(*model.backend, [&] { runner.wait(slot); });
   const Clock::time_point now = Clock::now();
   totals.forward_seconds += seconds_between(std::max(started, last_done), now);
   last_done = now;
 }
 
-void Engine::State::forward(const RunChunk& chunk) {
+void Engine::State::forward(const RunChunk& chunk, bool draw) {
   const int slot = free_slot();
   const Clock::time_point start = Clock::now();
-  launch(slot, {&chunk, 1}, {}, {});
+  constexpr int32_t kFirstRow[] = {0};
+  launch(slot, {&chunk, 1}, {},
+         draw && sampling.on_device ? std::span<const int32_t>(kFirstRow) : std::span<const int32_t>());
   wait(slot, start);
 }
 

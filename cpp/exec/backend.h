@@ -55,6 +55,10 @@ struct GraphStats {
   std::string mode;                                   // a value of runtime.cuda_graphs, as resolved
   std::string reason;                                 // of the mode
   int64_t prefill_captures = 0, prefill_replays = 0;  // runtime.prefill_graph; in addition to those above
+  std::string capture_mode = {};
+  std::vector<std::string> refusals = {};  // why steps of a shape run without a graph although graphs are wanted
+  bool early_launch = false;  // whether a kernel may start while the one before it ends (programmatic dependent launch)
+  int64_t pdl_launches = 0;   // kernels launched so
 };
 
 /// What the launches of a forward pass depend on, besides addresses: passes of equal shape can be replayed.
@@ -98,6 +102,8 @@ class Backend {
   /// The backend's form of a weight of the file; the file outlives the backend.
   virtual WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) = 0;
   virtual const float* prepare_vector(const TensorInfo& tensor) = 0;  // norms, biases: fp32 [n]
+  /// What the head's products read, of the prepared table: generation.lm_dequant_fp16 may want another form.
+  virtual WeightView prepare_head(const WeightView& head) { return head; }
 
   /// Element type of what a step of this many rows hands from attention to o_proj and from gate|up to down_proj: f32,
   /// or bf16 where the backend's products round their inputs to it anyway.
@@ -113,6 +119,8 @@ class Backend {
   virtual void run_step(const StepShape&, const std::function<void()>& forward) { forward(); }
   /// Settings that somebody changed and this backend has no mechanism for, a sentence each.
   virtual std::vector<std::string> without_effect(const Settings&) const { return {}; }
+  /// Words about the step that ran last, for the message of a failure that is seen later. Needs no device.
+  virtual std::string last_step() const { return "no step ran"; }
   virtual GraphStats graph_stats() const { return {0, 0, "never", "the CPU runs every step as it is"}; }
 
   virtual void embed(const EmbedArgs& args) = 0;

@@ -1,15 +1,11 @@
 #include "exec/diagnostics.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <span>
 
+#include "core/directory.h"
 #include "core/error.h"
 #include "exec/backend.h"
 
@@ -74,12 +70,7 @@ std::string percent(int64_t part, int64_t total) {
 
 HiddenDumper::HiddenDumper(std::string directory, Backend& backend)
     : directory_(std::move(directory)), backend_(backend) {
-  std::error_code error;
-  std::filesystem::create_directories(directory_, error);
-  if (error || !std::filesystem::is_directory(directory_) || ::access(directory_.c_str(), W_OK | X_OK) != 0) {
-    fail(ErrorCode::io, "diagnostics.dump_hidden_dir: cannot write into the directory ", directory_, ": ",
-         error ? error.message() : std::strerror(errno));
-  }
+  make_writable_directory(directory_, "diagnostics.dump_hidden_dir");
 }
 
 void HiddenDumper::on_hidden(int layer, TensorView hidden) {

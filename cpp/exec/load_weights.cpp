@@ -54,6 +54,7 @@ Weights load_weights(const ModelTensors& tensors, const ModelSpec& spec, Backend
   weights.embed_tokens = load.matrix(table, LinearRole::lm_head);
   weights.lm_head =
       spec.tied_lm_head ? weights.embed_tokens : load.matrix(tensors.of(WeightRole::lm_head), LinearRole::lm_head);
+  weights.lm_head = backend.prepare_head(weights.lm_head);
   weights.final_norm = load.vector(tensors.of(WeightRole::final_norm));
   for (int layer = 0; layer < spec.num_layers; ++layer) weights.layers.push_back(load_layer(tensors, layer, load));
   return weights;

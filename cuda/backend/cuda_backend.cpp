@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "exec/backend.h"
 #include "linear/dequantize.h"
+#include "linear/dequantize_f16.h"
 #include "model/spec.h"
 #include "norm/elementwise.h"
 #include "rope/qk_rope_kv.h"
@@ -32,7 +33,10 @@ constexpr int64_t kSmallStepTokens = 128;  // more than this, and only products 
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(const BackendOptions& options, int device) : device_(device), force_linear_(options.force_linear) {
+  CudaBackend(const BackendOptions& options, int device)
+      : device_(device),
+        force_linear_(options.force_linear),
+        graphs_(options.settings ? graph_settings(*options.settings) : GraphSettings{}) {
     check(cudaSetDevice(device), "cudaSetDevice");
     check(cudaGetDeviceProperties(&properties_, device), "cudaGetDeviceProperties");
     check(cudaStreamCreateWithFlags(&launch_.stream, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -40,15 +44,19 @@ class CudaBackend final : public Backend {
     launch_.max_shared_bytes = static_cast<int>(properties_.sharedMemPerBlockOptin);
     launch_.launches = &launches_;
     attention_.capability = 10 * properties_.major + properties_.minor;
+    launch_.pdl_launches = &pdl_launches_;
     if (options.settings) {
       const Settings& settings = *options.settings;
       launch_.pdl = !settings.runtime.no_pdl && properties_.major >= 9;
       linear_.switches = {settings.gemm.no_dp4a_gemv, settings.gemm.no_dp4a_lm, settings.gemm.no_mmvq,
                           settings.gemm.no_mmvq_q8_0};
       attention_.switches = attention_switches(settings);
-      graphs_enabled_ = settings.runtime.cuda_graphs != "never" && !settings.diagnostics.profile;
-      if (graphs_enabled_ && settings.runtime.prefill_graph)
-        prefill_graphs_ = PrefillGraphs([] { return std::make_unique<StepGraphs>(); });
+      if (graphs_.enabled() && settings.runtime.prefill_graph)
+        prefill_graphs_ = PrefillGraphs(
+            [recorded = prefill_graph_settings(settings)] { return std::make_unique<StepGraphs>(recorded); });
+      launch_.synchronous = settings.runtime.debug_raw;
+      lm_dequant_fp16_ = settings.generation.lm_dequant_fp16;
+>>>>>>> 0ba4f38 (CUDA: graphs by setting, with refusals told; launches counted; failures kept and named; the head as f16)
       deterministic_ = settings.runtime.deterministic_gemm || settings.runtime.deterministic;
       log_gemm_algo_ = settings.diagnostics.log_gemm_algo;
       fp8_prefill_ = settings.attention.fp8_prefill == "always";
@@ -70,7 +78,7 @@ class CudaBackend final : public Backend {
     return cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", ", properties_.multiProcessorCount,
                " SMs");
   }
-  uint64_t total_memory_bytes() const override { return memory_info().second; }
+  uint64_t total_memory_bytes() const override { return properties_.totalGlobalMem; }  // also after a failure
   uint64_t free_memory_bytes() const override { return memory_info().first; }
   bool memory_is_host() const override { return false; }
   void* allocate_host(uint64_t bytes) override {
@@ -103,19 +111,13 @@ class CudaBackend final : public Backend {
   DType intermediate_dtype(int64_t tokens) const override {
     return tokens > kSmallStepTokens ? DType::bf16 : DType::f32;
   }
+  WeightView prepare_head(const WeightView& head) override;
   void finish_load(const StepLimits& limits) override;
   int planned_context(int max_context_len) const override;
   void run_step(const StepShape& shape, const std::function<void()>& forward) override;
   std::vector<std::string> without_effect(const Settings& settings) const override;
-  GraphStats graph_stats() const override {
-    return {graphs_.captures(),
-            graphs_.replays(),
-            graphs_enabled_ ? "auto" : "never",
-            graphs_enabled_ ? "decode steps are recorded when their shape comes by again"
-                            : "runtime.cuda_graphs is \"never\", or ops are profiled",
-            prefill_graphs_.captures(),
-            prefill_graphs_.replays()};
-  }
+  std::string last_step() const override;
+  GraphStats graph_stats() const override;
 
   void embed(const EmbedArgs& args) override { embed_rows(args, launch_); }
   void rms_norm(const RmsNormArgs& args) override { cuda::rms_norm(args, launch_); }
@@ -171,11 +173,12 @@ class CudaBackend final : public Backend {
   cudaDeviceProp properties_ = {};
   LaunchContext launch_;
   std::map<std::string, int64_t> launches_;
+  int64_t pdl_launches_ = 0;
   std::string force_linear_;
-  bool graphs_enabled_ = true;
-  bool deterministic_ = false;
   bool log_gemm_algo_ = false;
   bool fp8_prefill_ = false;
+  bool deterministic_ = false, lm_dequant_fp16_ = false;
+  StepShape last_shape_;
 
   std::vector<DeviceMemory> memory_;
   std::vector<std::unique_ptr<PinnedMemory>> pinned_;
@@ -230,9 +233,10 @@ std::vector<std::string> CudaBackend::without_effect(const Settings& settings) c
   std::vector<std::string> sentences = attention_plan_.sentences;
   if (settings.ffn.sparsity_threshold > 0)
     sentences.push_back("ffn.sparsity_threshold has no effect on CUDA: its kernels read and use every block");
-  if (settings.generation.lm_dequant_fp16) sentences.push_back("generation.lm_dequant_fp16 has no effect on CUDA yet");
   if (settings.diagnostics.profile)
     sentences.push_back("diagnostics.profile gives no figures on CUDA yet; it only keeps steps from being replayed");
+  if (settings.runtime.no_pdl && properties_.major < 9)
+    sentences.push_back("runtime.no_pdl has no effect: this device cannot start a kernel early in any case");
   return sentences;
 }
 
@@ -245,9 +249,10 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
     cols = std::max({cols, q_cols, intermediate});
   }
   const int64_t rows = limits.max_tokens * 2 * cols + gate_up_bytes(limits.max_tokens, intermediate);
+  const int64_t head = lm_dequant_fp16_ ? int64_t{2} * spec.vocab_size * spec.hidden_size : 0;
   const int64_t scratch = 2 * PrefillWeights::scratch_elements(spec) + 4 * limits.max_tokens;
   const int64_t partial = 4 * decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
-  return static_cast<uint64_t>(rows + scratch + partial + attention_plan_.scores_bytes) +
+  return static_cast<uint64_t>(rows + head + scratch + partial + attention_plan_.scores_bytes) +
          (fp8_prefill_ ? PrefillWeights::fp8_bytes(spec) : 0) + kCublasWorkspaceBytes + 4096 * sizeof(int32_t) +
          SamplingOps::scratch_bytes(limits);
 }
@@ -290,10 +295,36 @@ int CudaBackend::planned_context(int max_context_len) const {
   return planned;
 }
 
+WeightView CudaBackend::prepare_head(const WeightView& head) {
+  if (!lm_dequant_fp16_) return head;
+  WeightView half = {.data = nullptr, .format = WeightFormat::f16, .rows = head.rows, .cols = head.cols};
+  void* data = allocate(static_cast<uint64_t>(2 * head.rows * head.cols), MemoryTag::weights);
+  dequantize_f16(head, data, launch_);
+  half.data = data;
+  half.layout = static_cast<int>(PackedLayout::kRows);
+  return half;
+}
+
+GraphStats CudaBackend::graph_stats() const {
+  GraphStats stats = graphs_.stats(launch_);
+  stats.prefill_captures = prefill_graphs_.captures();
+  stats.prefill_replays = prefill_graphs_.replays();
+  stats.refusals.insert(stats.refusals.end(), prefill_graphs_.refusals().begin(), prefill_graphs_.refusals().end());
+  return stats;
+}
+
+std::string CudaBackend::last_step() const {
+  if (last_shape_.num_tokens == 0) return "no step ran";
+  std::string kernels;
+  for (const auto& [name, count] : launches_) kernels += cat(kernels.empty() ? "" : ", ", name);
+  return cat("the step before was ", words_of(last_shape_), "; kernels in use: ", kernels);
+}
+
 void CudaBackend::run_step(const StepShape& shape, const std::function<void()>& forward) {
+  last_shape_ = shape;
   const bool decode = shape.max_query_len == 1;
   if (!decode) return prefill_graphs_.takes(shape) ? prefill_graphs_.run(shape, launch_, forward) : forward();
-  if (!graphs_enabled_) return forward();
+  if (!graphs_.enabled()) return forward();
   graphs_.run(shape, launch_, forward);
 }
 

@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "core/format_bytes.h"
+#include "core/text.h"
 #include "runtime/check.h"
 
 namespace imp::cuda {
@@ -12,7 +14,7 @@ class DeviceMemory {
  public:
   DeviceMemory() = default;
   explicit DeviceMemory(size_t bytes) : bytes_(bytes) {
-    if (bytes > 0) check(cudaMalloc(&data_, bytes), "cudaMalloc");
+    if (bytes > 0) check(cudaMalloc(&data_, bytes), cat("taking ", format_bytes(bytes), " of device memory").c_str());
   }
   ~DeviceMemory() { release(); }
   DeviceMemory(DeviceMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
@@ -37,7 +39,9 @@ class DeviceMemory {
 
 class PinnedMemory {
  public:
-  explicit PinnedMemory(size_t bytes) : bytes_(bytes) { check(cudaMallocHost(&data_, bytes), "cudaMallocHost"); }
+  explicit PinnedMemory(size_t bytes) : bytes_(bytes) {
+    check(cudaMallocHost(&data_, bytes), cat("taking ", format_bytes(bytes), " of pinned host memory").c_str());
+  }
   ~PinnedMemory() { static_cast<void>(cudaFreeHost(data_)); }
   PinnedMemory(const PinnedMemory&) = delete;
   PinnedMemory& operator=(const PinnedMemory&) = delete;

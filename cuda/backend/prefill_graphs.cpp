@@ -17,9 +17,11 @@ void PrefillGraphs::run(const StepShape& shape, const LaunchContext& context, co
   }
   StepGraphs& graphs = *kept_.front().graphs;
   const int64_t captures = graphs.captures(), replays = graphs.replays();
+  const size_t refusals = graphs.refusals().size();
   graphs.run(shape, context, forward);
   captures_ += graphs.captures() - captures;
   replays_ += graphs.replays() - replays;
+  refusals_.insert(refusals_.end(), graphs.refusals().begin() + static_cast<int64_t>(refusals), graphs.refusals().end());
 }
 
 }  // namespace imp::cuda

@@ -24,6 +24,7 @@ class PrefillGraphs {
 
   int64_t captures() const { return captures_; }
   int64_t replays() const { return replays_; }
+  const std::vector<std::string>& refusals() const { return refusals_; }
 
  private:
   struct Kept {
@@ -33,6 +34,7 @@ class PrefillGraphs {
   Make make_;
   std::list<Kept> kept_;  // the one used last first
   int64_t captures_ = 0, replays_ = 0;
+  std::vector<std::string> refusals_;
 };
 
 }  // namespace imp::cuda

@@ -15,7 +15,9 @@ struct LaunchContext {
   int num_sms = 0;
   int max_shared_bytes = 48 * 1024;                    // that a block of this device can have
   bool pdl = false;                                    // kernels wait and trigger themselves; this sets the attribute
+  bool synchronous = false;                            // wait for each kernel, so that an error names the one it is of
   std::map<std::string, int64_t>* launches = nullptr;  // counted under the name given to launch()
+  int64_t* pdl_launches = nullptr;                     // those with the attribute
 };
 
 /// Launches `kernel`, which may use more than 48 KiB of shared memory; throws what went wrong.
@@ -41,6 +43,8 @@ void launch(const LaunchContext& context, const char* name, void (*kernel)(Param
   }
   check(cudaLaunchKernelEx(&config, kernel, Params(args)...), name);
   if (context.launches) ++(*context.launches)[name];
+  if (context.pdl && context.pdl_launches) ++*context.pdl_launches;
+  if (context.synchronous) check(cudaStreamSynchronize(context.stream), name);
 }
 
 }  // namespace imp::cuda

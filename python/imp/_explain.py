@@ -27,6 +27,9 @@ class Explanation(dict[str, Any]):
                 "",
                 "attention",
                 *_ops(self["attention"], _attention, "tokens"),
+                "",
+                "graphs",
+                *_indented(_graphs(self["graphs"])),
                 *(["", "settings without effect here"] if self["without_effect"] else []),
                 *_indented(self["without_effect"]),
             ]
@@ -46,6 +49,14 @@ def _layers(kind: Mapping[str, Any]) -> str:
 def _attention(op: Mapping[str, Any]) -> str:
     window = f" window {op['sliding_window']}" if op["sliding_window"] else ""
     return f"{op['phase']:<9} context {op['context']}{window}"
+
+
+def _graphs(graphs: Mapping[str, Any]) -> list[str]:
+    mode = f"{graphs['mode']}: {graphs['reason']}"
+    return [
+        mode if graphs["mode"] == "never" else f"{mode}; captured {graphs['capture_mode']}",
+        f"a kernel {'may start' if graphs['early_launch'] else 'never starts'} while the one before it ends",
+    ]
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

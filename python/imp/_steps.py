@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from . import _core
-from .errors import EngineClosedError, InternalError, InvalidArgumentError
+from .errors import CudaError, EngineClosedError, InternalError, InvalidArgumentError
 
 
 class StepLoop:
@@ -100,6 +100,8 @@ class StepLoop:
         if self._lock.acquire(blocking=False):
             try:
                 self._step(core)
+            except CudaError:
+                pass  # the next caller gets it too; who leaves a request behind does not wait for an answer
             finally:
                 self._lock.release()
         # else: whoever holds the lock runs a step soon, or somebody will for the next request

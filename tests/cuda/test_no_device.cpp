@@ -2,7 +2,9 @@
 
 #include "backend/device_facts.h"
 #include "core/error.h"
+#include "engine/memory_plan.h"
 #include "exec/backend.h"
+#include "runtime/check.h"
 
 // What is said where no device can be used. Runs on every machine.
 
@@ -76,4 +78,69 @@ TEST_CASE("the backend of this machine: made, or refused with the reason") {
     CHECK(error.code() == ErrorCode::cuda);
     CHECK(std::string(error.what()) == cat("cannot use CUDA device 0: ", reason, "; use device \"cpu\""));
   }
+}
+
+TEST_CASE("what went wrong is named with what can be done; only a lost device is lost") {
+  const auto text_of = [](cudaError_t status) -> std::string {
+    try {
+      check(status, "attention_decode");
+    } catch (const Error& error) {
+      CHECK(error.code() == (status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::cuda));
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(text_of(cudaSuccess) == "");
+  for (const cudaError_t status : {cudaErrorIllegalAddress, cudaErrorLaunchFailure, cudaErrorMisalignedAddress,
+                                   cudaErrorAssert, cudaErrorIllegalInstruction}) {
+    const std::string text = text_of(status);
+    CHECK(text.find(std::string("attention_decode: ") + cudaGetErrorName(status)) == 0);
+    CHECK(text.find("start a new one. With runtime.debug_raw = true") != std::string::npos);
+    CHECK(text.find('\n') == std::string::npos);
+    CHECK(is_sticky(status));
+  }
+  for (const cudaError_t status : {cudaErrorECCUncorrectable, cudaErrorNvlinkUncorrectable})
+    CHECK(text_of(status).find("look at nvidia-smi") != std::string::npos);
+  CHECK(text_of(cudaErrorMemoryAllocation).find("close other programs that use the GPU") != std::string::npos);
+  CHECK(text_of(cudaErrorNoKernelImageForDevice).find("imp doctor") != std::string::npos);
+  for (const cudaError_t status : {cudaErrorInvalidValue, cudaErrorMemoryAllocation, cudaErrorStreamCaptureUnsupported})
+    CHECK_FALSE(is_sticky(status));
+}
+
+TEST_CASE("too little memory on a device: what it needs, what is there, and a budget that would do") {
+  // An 8B model in Q8_0 with the workspace of the CUDA backend.
+  MemoryQuery query{.device_free_bytes = uint64_t{6} << 30,
+                    .budget_bytes = 0,
+                    .weight_bytes = uint64_t{8} << 30,
+                    .workspace_bytes = uint64_t{1} << 30,
+                    .vocab_size = 151936,
+                    .kv = {.layers = std::vector<KvLayerShape>(36, {8, 128})},
+                    .model_context = 40960,
+                    .max_seq_len = 0,
+                    .max_batch_size = 4,
+                    .max_step_tokens = 2048};
+  std::string text;
+  try {
+    plan_memory(query);
+    FAIL("planned more than there is");
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::out_of_memory);
+    text = error.what();
+  }
+  CHECK(text.find("the model does not fit: weights 8.0 GiB, workspace 1.0 GiB") == 0);
+  CHECK(text.find("need a budget of 9.1 GiB, found 4.5 GiB (3/4 of the free memory); raise the budget") !=
+        std::string::npos);
+  CHECK(text.find('\n') == std::string::npos);
+  query.budget_bytes = static_cast<uint64_t>(9.2 * (1 << 30));
+  const MemoryPlan plan = plan_memory(query);
+  CHECK(plan.total_bytes() <= query.budget_bytes);
+  CHECK(plan.max_seq_len >= 128);
+  CHECK(plan.max_seq_len < 40960);
+  CHECK(plan.table().find("max_seq_len reduced: ") != std::string::npos);
+}
+
+TEST_CASE("without a driver there are no devices to list, and nothing to measure") {
+  if (why_no_cuda().empty()) return;
+  for (const CudaDevice& device : cuda_devices()) CHECK(device.why_not != "");
+  CHECK_THROWS_AS(cuda_read_bandwidth(0), Error);
 }

@@ -1,16 +1,14 @@
 #include <doctest/doctest.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
 #include <sstream>
 
+#include "support/capture_stderr.h"
 #include "support/engine_runs.h"
 #include "support/temp_dir.h"
 
@@ -37,23 +35,6 @@ double launches_of(const Engine& engine, const std::string& part) {
     at = list.find('"', colon);
   }
   return sum;
-}
-
-/// What `body` writes to stderr.
-std::string stderr_of(const TempDir& dir, const std::function<void()>& body) {
-  const std::string path = dir / "stderr.txt";
-  std::fflush(stderr);
-  const int saved = dup(2);
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  dup2(file, 2);
-  close(file);
-  body();
-  std::fflush(stderr);
-  dup2(saved, 2);
-  close(saved);
-  std::ostringstream text;
-  text << std::ifstream(path).rdbuf();
-  return text.str();
 }
 
 float highest_magnitude(const std::vector<float>& logits) {
@@ -329,4 +310,23 @@ TEST_CASE("attention.* of CUDA kernels: said to have no effect on the CPU, once 
   CHECK(contains(report, "attention.fmha_fa2 = \\\"never\\\" has no effect on the CPU"));
   CHECK(contains(report, "attention.fa2_f16acc = false has no effect on the CPU"));
   CHECK_FALSE(contains(report, "attention.fmha_sm120 = "));
+}
+
+TEST_CASE("settings of graphs have no effect on a CPU, and the report says so") {
+  const Overrides changed[] = {{{"runtime.cuda_graphs", "always"}},
+                               {{"runtime.graph_capture_mode", "global"}},
+                               {{"runtime.no_pdl", "true"}},
+                               {{"diagnostics.graph_diag", "true"}},
+                               {{"diagnostics.graph_dump_dir", "/tmp"}}};
+  for (const Overrides& overrides : changed) {
+    Engine engine = make_engine(overrides);
+    CAPTURE(overrides[0].first);
+    for (const std::string& text : {engine.report_json(), engine.explain_json({1})}) {
+      const size_t at = text.find("\"without_effect\":[\"" + overrides[0].first + " = ");
+      REQUIRE(at != std::string::npos);
+      CHECK(contains(text.substr(at, 120), "has no effect on the CPU"));
+    }
+  }
+  CHECK(contains(make_engine({{"runtime.cuda_graphs", "never"}}).report_json(), "\"without_effect\":[]"));
+  CHECK(contains(make_engine({{"runtime.debug_raw", "true"}}).report_json(), "\"without_effect\":[]"));
 }

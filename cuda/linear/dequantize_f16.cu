@@ -1,0 +1,73 @@
+// A whole prepared weight as f16 rows. One thread a block of 32 weights, or one a number where the weight is floats.
+#include <cuda_bf16.h>
+
+#include "core/error.h"
+#include "device/packed_codecs.cuh"
+#include "linear/dequantize_f16.h"
+#include "linear/packed_weight.h"
+
+namespace imp::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <class Codec>
+__global__ __launch_bounds__(kThreads) void dequantize_f16_kernel(PackedView w, int64_t num_blocks, float scale,
+                                                                  __half* out) {
+  const int64_t index = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  if (index >= num_blocks) return;
+  const int blocks_per_row = w.cols / 32;
+  Codec codec;
+  codec.load(w.codes, w.scales, w.supers, index / blocks_per_row, static_cast<int>(index % blocks_per_row),
+             blocks_per_row);
+  float values[32];
+  codec.values(values);
+#pragma unroll
+  for (int i = 0; i < 32; i += 2)
+    *reinterpret_cast<__half2*>(out + index * 32 + i) = __floats2half2_rn(values[i] * scale, values[i + 1] * scale);
+}
+
+template <class Number>
+__global__ __launch_bounds__(kThreads) void to_f16_kernel(const Number* in, int64_t count, __half* out) {
+  const int64_t index = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  if (index < count) out[index] = __float2half(static_cast<float>(in[index]));
+}
+
+constexpr const char* kName = "dequant_lm_head";
+
+unsigned grid_of(int64_t total) { return static_cast<unsigned>((total + kThreads - 1) / kThreads); }
+
+template <class Codec>
+void run(const WeightView& weight, __half* out, const LaunchContext& context) {
+  const int64_t blocks = weight.rows * weight.cols / 32;
+  launch(context, kName, dequantize_f16_kernel<Codec>, grid_of(blocks), kThreads, 0, packed_view(weight), blocks,
+         weight.scale, out);
+}
+
+template <class Number>
+void convert(const WeightView& weight, __half* out, const LaunchContext& context) {
+  const int64_t count = weight.rows * weight.cols;
+  launch(context, kName, to_f16_kernel<Number>, grid_of(count), kThreads, 0, static_cast<const Number*>(weight.data),
+         count, out);
+}
+
+}  // namespace
+
+void dequantize_f16(const WeightView& weight, void* out, const LaunchContext& context) {
+  auto* to = static_cast<__half*>(out);
+  switch (static_cast<PackedLayout>(weight.layout)) {
+    case PackedLayout::kQ8: return run<CodecQ8>(weight, to, context);
+    case PackedLayout::kQ4K: return run<CodecQ4K>(weight, to, context);
+    case PackedLayout::kQ6K: return run<CodecQ6K>(weight, to, context);
+    case PackedLayout::kGroups: return run<CodecGroups>(weight, to, context);
+    case PackedLayout::kRows: break;
+  }
+  switch (weight.format) {
+    case WeightFormat::f32: return convert<float>(weight, to, context);
+    case WeightFormat::f16: return convert<__half>(weight, to, context);
+    case WeightFormat::bf16: return convert<__nv_bfloat16>(weight, to, context);
+    default: fail(ErrorCode::internal, "this layout has no codec");
+  }
+}
+
+}  // namespace imp::cuda
