@@ -11,11 +11,11 @@
 #include "cpu/isa.h"
 #include "cpu/lazy_memory.h"
 #include "cpu/linear.h"
-#include "cpu/op_cost.h"
 #include "cpu/qk_rope_kv.h"
 #include "cpu/rms_norm.h"
 #include "cpu/softcap.h"
 #include "exec/backend.h"
+#include "ops/op_cost.h"
 #include "reference/reference.h"
 
 namespace imp {
@@ -71,7 +71,7 @@ class CpuBackend final : public Backend {
   }
   void linear(const LinearArgs& args) override {
     run(
-        linear_class(args.role), [&] { run_linear(context_, switches_, args, linear_log_); },
+        op_class(args.role), [&] { run_linear(context_, switches_, args, linear_log_); },
         [&] { return cost_of(args); });
   }
   void qk_rope_kv(const QkRopeKvArgs& args) override {
@@ -118,17 +118,6 @@ class CpuBackend final : public Backend {
     std::string_view op;
     OpProfile figures;
   };
-
-  static std::string_view linear_class(LinearRole role) {
-    switch (role) {
-      case LinearRole::qkv: return "linear_qkv";
-      case LinearRole::o: return "linear_o";
-      case LinearRole::gate_up: return "linear_gate_up";
-      case LinearRole::down: return "linear_down";
-      case LinearRole::lm_head: return "linear_lm_head";
-    }
-    return "linear";
-  }
 
   /// Names live in tables, one pointer each: the common case is a few comparisons of pointers.
   void count(std::string_view kernel) {

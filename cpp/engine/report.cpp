@@ -135,7 +135,11 @@ void write_timings(JsonWriter& json, const Engine::State& state) {
   json.key("profile").begin_object();
   for (const auto& [op, profile] : state.model.backend->profile()) {
     json.key(op).begin_object().field("calls", profile.calls).field("seconds", profile.seconds);
-    json.field("bytes", profile.bytes).field("flops", profile.flops).end_object();
+    json.field("bytes", profile.bytes).field("flops", profile.flops);
+    json.field("limit_s", profile.limit_seconds).key("of_limit");
+    profile.limit_seconds > 0 && profile.seconds > 0 ? json.value(profile.limit_seconds / profile.seconds)
+                                                     : json.null();
+    json.end_object();
   }
   json.end_object();
 }
@@ -158,7 +162,8 @@ void print_profile(const Engine::State& state) {
   if (profile.empty()) return;
   std::fprintf(stderr, "imp: profile of %lld forward batches, %.3f s\n",
                static_cast<long long>(state.totals.forward_batches), state.totals.forward_seconds);
-  std::fprintf(stderr, "imp: %-14s %10s %10s %8s %9s %9s\n", "op", "calls", "ms", "share", "GB/s", "GFLOP/s");
+  std::fprintf(stderr, "imp: %-14s %10s %10s %8s %9s %9s %8s\n", "op", "calls", "ms", "share", "GB/s", "GFLOP/s",
+               "of limit");
   double sum = 0;
   const auto share = [&](double seconds) {
     return state.totals.forward_seconds > 0 ? 100 * seconds / state.totals.forward_seconds : 0;
@@ -166,9 +171,12 @@ void print_profile(const Engine::State& state) {
   for (const auto& [op, figures] : profile) {
     sum += figures.seconds;
     const double per_second = figures.seconds > 0 ? 1e-9 / figures.seconds : 0;
-    std::fprintf(stderr, "imp: %-14s %10lld %10.2f %7.1f%% %9.2f %9.2f\n", op.c_str(),
+    std::fprintf(stderr, "imp: %-14s %10lld %10.2f %7.1f%% %9.2f %9.2f", op.c_str(),
                  static_cast<long long>(figures.calls), figures.seconds * 1e3, share(figures.seconds),
                  figures.bytes * per_second, figures.flops * per_second);
+    if (figures.limit_seconds > 0 && figures.seconds > 0)
+      std::fprintf(stderr, " %7.1f%%", 100 * figures.limit_seconds / figures.seconds);
+    std::fprintf(stderr, "\n");
   }
   std::fprintf(stderr, "imp: %-14s %10s %10.2f %7.1f%%\n", "sum", "", sum * 1e3, share(sum));
 }

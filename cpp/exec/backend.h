@@ -39,6 +39,7 @@ struct OpProfile {
   double seconds = 0;
   double bytes = 0;  // that the op must move at least
   double flops = 0;
+  double limit_seconds = 0;  // that the device needs for these at least; 0 where its rates are not known
 };
 
 /// The most that a forward batch will hold; what a backend sizes its own workspace by.

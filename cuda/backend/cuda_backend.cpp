@@ -21,6 +21,7 @@
 #include "model/spec.h"
 #include "norm/elementwise.h"
 #include "rope/qk_rope_kv.h"
+#include "runtime/op_timer.h"
 
 namespace imp {
 namespace {
@@ -30,6 +31,20 @@ using namespace cuda;
 constexpr size_t kCublasWorkspaceBytes = size_t{64} << 20;
 constexpr int64_t kMinTunedTokens = 512;   // below, the library's first suggestion is as good
 constexpr int64_t kSmallStepTokens = 128;  // more than this, and only products in bf16 serve
+
+/// cost_of() of args whose batch lies on the device.
+OpCost cost_on_device(const AttentionArgs& args) {
+  std::vector<int32_t> query_start(static_cast<size_t>(args.batch.num_sequences) + 1);
+  check(cudaMemcpy(query_start.data(), args.batch.query_start, 4 * query_start.size(), cudaMemcpyDeviceToHost),
+        "reading the batch");
+  std::vector<int32_t> positions(static_cast<size_t>(query_start.back()));
+  check(cudaMemcpy(positions.data(), args.batch.positions, 4 * positions.size(), cudaMemcpyDeviceToHost),
+        "reading the batch");
+  AttentionArgs on_host = args;
+  on_host.batch.query_start = query_start.data();
+  on_host.batch.positions = positions.data();
+  return cost_of(on_host);
+}
 
 class CudaBackend final : public Backend {
  public:
@@ -55,8 +70,8 @@ class CudaBackend final : public Backend {
         prefill_graphs_ = PrefillGraphs(
             [recorded = prefill_graph_settings(settings)] { return std::make_unique<StepGraphs>(recorded); });
       launch_.synchronous = settings.runtime.debug_raw;
+      if (settings.diagnostics.profile) timer_ = std::make_unique<OpTimer>();
       lm_dequant_fp16_ = settings.generation.lm_dequant_fp16;
->>>>>>> 0ba4f38 (CUDA: graphs by setting, with refusals told; launches counted; failures kept and named; the head as f16)
       deterministic_ = settings.runtime.deterministic_gemm || settings.runtime.deterministic;
       log_gemm_algo_ = settings.diagnostics.log_gemm_algo;
       fp8_prefill_ = settings.attention.fp8_prefill == "always";
@@ -119,19 +134,36 @@ class CudaBackend final : public Backend {
   std::string last_step() const override;
   GraphStats graph_stats() const override;
 
-  void embed(const EmbedArgs& args) override { embed_rows(args, launch_); }
-  void rms_norm(const RmsNormArgs& args) override { cuda::rms_norm(args, launch_); }
-  void linear(const LinearArgs& args) override { run_linear(linear_with_launch(), args, force_linear_); }
+  void embed(const EmbedArgs& args) override {
+    embed_rows(args, launch_);
+    timed("embed", args);
+  }
+  void rms_norm(const RmsNormArgs& args) override {
+    cuda::rms_norm(args, launch_);
+    timed("rms_norm", args);
+  }
+  void linear(const LinearArgs& args) override {
+    run_linear(linear_with_launch(), args, force_linear_);
+    timed(op_class(args.role), args);
+  }
   void qk_rope_kv(const QkRopeKvArgs& args) override {
     cuda::qk_rope_kv(args, static_cast<int>(args.q.cols / args.head_dim), launch_);
+    timed("qk_rope_kv", args);
   }
   void attention(const AttentionArgs& args) override {
     attention_.launch = launch_;
     run_attention(attention_, args);
+    if (timer_) timer_->end_op("attention", [args] { return cost_on_device(args); }, launch_);
   }
-  void softcap(const SoftcapArgs& args) override { cuda::softcap(args, launch_); }
+  void softcap(const SoftcapArgs& args) override {
+    cuda::softcap(args, launch_);
+    timed("softcap", args);
+  }
 
-  void sample(const SampleArgs& args) override { sampling_.sample(args, launch_); }
+  void sample(const SampleArgs& args) override {
+    sampling_.sample(args, launch_);
+    timed("sample", args);
+  }
   bool draws_tokens() const override { return true; }
   void mark(int slot) override { sampling_.mark(slot, launch_); }
   void wait(int slot) override { sampling_.wait(slot); }
@@ -156,12 +188,19 @@ class CudaBackend final : public Backend {
     return cuda::explain_attention(attention_, query);
   }
   std::map<std::string, int64_t> launches() const override { return launches_; }
-  std::map<std::string, OpProfile> profile() const override { return {}; }
+  std::map<std::string, OpProfile> profile() const override {
+    return timer_ ? timer_->figures() : std::map<std::string, OpProfile>{};
+  }
 
  private:
   const LinearContext& linear_with_launch() {
     linear_.launch = launch_;
     return linear_;
+  }
+  /// After an op was called.
+  template <class Args>
+  void timed(std::string_view op, const Args& args) {
+    if (timer_) timer_->end_op(op, [cost = cost_of(args)] { return cost; }, launch_);
   }
   std::pair<uint64_t, uint64_t> memory_info() const {
     size_t free = 0, total = 0;
@@ -179,6 +218,7 @@ class CudaBackend final : public Backend {
   bool fp8_prefill_ = false;
   bool deterministic_ = false, lm_dequant_fp16_ = false;
   StepShape last_shape_;
+  std::unique_ptr<OpTimer> timer_;  // diagnostics.profile
 
   std::vector<DeviceMemory> memory_;
   std::vector<std::unique_ptr<PinnedMemory>> pinned_;
@@ -233,8 +273,6 @@ std::vector<std::string> CudaBackend::without_effect(const Settings& settings) c
   std::vector<std::string> sentences = attention_plan_.sentences;
   if (settings.ffn.sparsity_threshold > 0)
     sentences.push_back("ffn.sparsity_threshold has no effect on CUDA: its kernels read and use every block");
-  if (settings.diagnostics.profile)
-    sentences.push_back("diagnostics.profile gives no figures on CUDA yet; it only keeps steps from being replayed");
   if (settings.runtime.no_pdl && properties_.major < 9)
     sentences.push_back("runtime.no_pdl has no effect: this device cannot start a kernel early in any case");
   return sentences;
@@ -322,6 +360,11 @@ std::string CudaBackend::last_step() const {
 
 void CudaBackend::run_step(const StepShape& shape, const std::function<void()>& forward) {
   last_shape_ = shape;
+  if (timer_) {
+    timer_->begin_step(launch_);
+    forward();
+    return timer_->end_step(launch_);
+  }
   const bool decode = shape.max_query_len == 1;
   if (!decode) return prefill_graphs_.takes(shape) ? prefill_graphs_.run(shape, launch_, forward) : forward();
   if (!graphs_.enabled()) return forward();

@@ -206,3 +206,41 @@ TEST_CASE("diagnostics.graph_diag and graph_dump_dir: what they say is what the 
     files += entry.path().extension() == ".dot";
   CHECK(files == static_cast<size_t>(captures));
 }
+
+TEST_CASE("diagnostics.profile: times, bytes and shares of the limit, which sum up to the time of the steps") {
+  TempDir dir;
+  Completion profiled;
+  const std::string text = stderr_of(dir, [&] {
+    Engine engine = on_device({{"diagnostics.profile", "true"}});
+    profiled = complete(engine, prompt_of(100), greedy(40));
+    const std::string report = engine.report_json();
+    const auto of = [&](const std::string& op, const std::string& field) {
+      return report_number(report, {"profile", op, field});
+    };
+    CHECK(of("attention", "calls") == 40 * 3);
+    CHECK(of("linear_lm_head", "calls") == 40);
+    CHECK(graphs(engine, "replays") == 0);
+    double sum = 0;
+    for (const char* op : {"embed", "linear_qkv", "qk_rope_kv", "attention", "linear_o", "linear_gate_up",
+                           "linear_down", "linear_lm_head", "sample", "queueing"}) {
+      CAPTURE(op);
+      CHECK(of(op, "seconds") > 0);
+      if (std::string(op) != "queueing") {
+        CHECK(of(op, "bytes") > 0);
+        CHECK(of(op, "of_limit") > 0);
+        CHECK(of(op, "of_limit") < 1);
+      }
+      sum += of(op, "seconds");
+    }
+    // What the host does before and after a step is not the device's.
+    const double forward = report_number(report, {"timings", "forward_s"});
+    CHECK(sum < forward);
+    CHECK(sum > 0.1 * forward);
+  });
+  CHECK(contains(text, "imp: profile of 40 forward batches"));
+  CHECK(contains(text, "of limit"));
+  CHECK(contains(text, "imp: linear_lm_head"));
+  Engine plain = on_device();
+  CHECK(complete(plain, prompt_of(100), greedy(40)) == profiled);
+  CHECK(contains(plain.report_json(), "\"profile\":{}"));
+}

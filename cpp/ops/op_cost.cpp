@@ -1,13 +1,26 @@
-#include "cpu/op_cost.h"
+#include "ops/op_cost.h"
 
 #include <algorithm>
 
-namespace imp::cpu {
+namespace imp {
 namespace {
 
 double elements(const TensorView& view) { return static_cast<double>(view.rows) * static_cast<double>(view.cols); }
 
+double bytes_of(const TensorView& view) { return elements(view) * dtype_bytes(view.dtype); }
+
 }  // namespace
+
+std::string_view op_class(LinearRole role) {
+  switch (role) {
+    case LinearRole::qkv: return "linear_qkv";
+    case LinearRole::o: return "linear_o";
+    case LinearRole::gate_up: return "linear_gate_up";
+    case LinearRole::down: return "linear_down";
+    case LinearRole::lm_head: return "linear_lm_head";
+  }
+  return "linear";
+}
 
 OpCost cost_of(const EmbedArgs& args) {
   const auto tokens = static_cast<double>(args.out.rows);
@@ -20,12 +33,13 @@ OpCost cost_of(const RmsNormArgs& args) {
 
 OpCost cost_of(const LinearArgs& args) {
   const auto tokens = static_cast<double>(args.tokens()), k = static_cast<double>(args.x.cols);
-  OpCost cost{4 * tokens * k, 0};
+  OpCost cost{dtype_bytes(args.x.dtype) * tokens * k, 0};
   for (size_t i = 0; i < args.outputs.size(); ++i) {
     const WeightView& weight = args.outputs[i].weight;
     const auto n = static_cast<double>(weight.rows);
     cost.bytes += n * row_bytes(weight.format, weight.cols);
-    if (i == 0 || !args.gated) cost.bytes += 4 * tokens * n * (args.accumulate ? 2 : 1);
+    const double written = dtype_bytes(args.outputs[i].y.dtype) * tokens * n;
+    if (i == 0 || !args.gated) cost.bytes += written * (args.accumulate ? 2 : 1);
     cost.flops += 2 * tokens * n * k;
   }
   return cost;
@@ -49,7 +63,8 @@ OpCost cost_of(const AttentionArgs& args) {
     for (int t = begin; t < end; ++t) pairs += batch.positions[t] + 1 - first(t);
   }
   const double kv_width = static_cast<double>(args.cache.num_kv_heads) * args.cache.head_dim;
-  return {2 * 2 * read * kv_width + 8 * elements(args.q), 4 * pairs * args.num_heads * args.cache.head_dim};
+  return {2 * 2 * read * kv_width + bytes_of(args.q) + bytes_of(args.out),
+          4 * pairs * args.num_heads * args.cache.head_dim};
 }
 
 OpCost cost_of(const SoftcapArgs& args) { return {8 * elements(args.x), 10 * elements(args.x)}; }
@@ -59,4 +74,4 @@ OpCost cost_of(const SampleArgs& args) {
   return {4 * values, values};
 }
 
-}  // namespace imp::cpu
+}  // namespace imp
