@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <set>
 
 #include "config/config.h"
+#include "config/describe.h"
 #include "config/options.h"
 #include "config/value.h"
 #include "cpu/attention.h"
@@ -168,7 +170,8 @@ class CpuBackend final : public Backend {
   std::vector<OpFigures> profile_;
 };
 
-/// What works on a CPU has a `c` among its platforms. What a rule sets, or asks for what a CPU does anyway, is not told.
+/// What works on a CPU has a `c` among its platforms. What a rule sets, or asks for what a CPU does anyway, is not
+/// told.
 std::vector<std::string> CpuBackend::without_effect(const Settings& settings) const {
   std::vector<std::string> sentences;
   for (const OptionRow& row : option_rows()) {
