@@ -1,14 +1,10 @@
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
-#include <sys/wait.h>
-
-#include <array>
-#include <cstdio>
-#include <filesystem>
 
 #include "config/config.h"
 #include "exec/backend.h"
 #include "norm/elementwise.h"
+#include "support/child_process.h"
 #include "support/cuda_device.h"
 #include "support/engine_runs.h"
 
@@ -21,26 +17,8 @@ using namespace imp::test;
 
 namespace {
 
-struct Outcome {
-  int exit = -1;
-  std::string text;
-};
-
-Outcome run_child(const std::string& name) {
-  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-  const std::string command = cat("'", self, "' --no-skip --test-case='child: ", name, "' 2>&1");
-  Outcome outcome;
-  FILE* pipe = popen(command.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  std::array<char, 4096> part;
-  while (const size_t count = fread(part.data(), 1, part.size(), pipe)) outcome.text.append(part.data(), count);
-  const int status = pclose(pipe);
-  outcome.exit = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
-
 void must_be_clean(const std::string& name) {
-  const Outcome outcome = run_child(name);
+  const ChildOutcome outcome = run_child(name);
   INFO(outcome.text);
   CHECK(outcome.exit == 0);
   CHECK(contains(outcome.text, "1 passed | 0 failed"));
