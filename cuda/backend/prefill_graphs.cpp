@@ -21,7 +21,8 @@ void PrefillGraphs::run(const StepShape& shape, const LaunchContext& context, co
   graphs.run(shape, context, forward);
   captures_ += graphs.captures() - captures;
   replays_ += graphs.replays() - replays;
-  refusals_.insert(refusals_.end(), graphs.refusals().begin() + static_cast<int64_t>(refusals), graphs.refusals().end());
+  refusals_.insert(refusals_.end(), graphs.refusals().begin() + static_cast<int64_t>(refusals),
+                   graphs.refusals().end());
 }
 
 }  // namespace imp::cuda

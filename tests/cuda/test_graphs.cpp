@@ -158,7 +158,7 @@ TEST_CASE("diagnostics.graph_diag tells of captures, refusals and replays as the
       CHECK(text == "");
       continue;
     }
-    CHECK(text.find("imp: graph: capture 0 (global): a step of 1 token of 1 sequence, context up to 256: 1 kernels, 0 "
+    CHECK(text.find("imp: graph: capture (global): a step of 1 token of 1 sequence, context up to 256: 1 kernels, 0 "
                     "copies, 0 fills, 0 others\n") != std::string::npos);
     CHECK(text.find("imp: graph: refused: a step of 1 token of 2 sequences, context up to 256: ") != std::string::npos);
     CHECK(text.find("imp: graph: a step of 1 token of 1 sequence, context up to 256: replayed 3 times\n") !=
@@ -174,7 +174,7 @@ TEST_CASE("diagnostics.graph_dump_dir writes a file a capture, with the names of
   StepGraphs graphs(graph_settings(settings));
   for (int i = 0; i < 3; ++i) rig.step(graphs);
   std::ostringstream text;
-  text << std::ifstream(dir / "graphs/graph0_tokens1_sequences1_context256.dot").rdbuf();
+  text << std::ifstream(dir / "graphs/graph_tokens1_sequences1_query1_context256_rows1_drawn0.dot").rdbuf();
   CHECK(text.str().find("add_bias") != std::string::npos);
   CHECK(std::distance(std::filesystem::directory_iterator(dir / "graphs"), {}) == 1);
 

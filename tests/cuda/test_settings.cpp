@@ -197,8 +197,8 @@ TEST_CASE("diagnostics.graph_diag and graph_dump_dir: what they say is what the 
   });
   CHECK(captures >= 1);
   size_t lines = 0;
-  for (size_t at = text.find("imp: graph: capture "); at != std::string::npos;
-       at = text.find("imp: graph: capture ", at + 1))
+  for (size_t at = text.find("imp: graph: capture ("); at != std::string::npos;
+       at = text.find("imp: graph: capture (", at + 1))
     ++lines;
   CHECK(lines == static_cast<size_t>(captures));
   size_t files = 0;

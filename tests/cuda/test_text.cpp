@@ -9,7 +9,8 @@
 #include "support/random_model.h"
 #include "support/temp_dir.h"
 
-// Whole texts: the GPU's against the CPU's, long contexts, and the equalities of one GPU with itself in other processes.
+// Whole texts: the GPU's against the CPU's, long contexts, and the equalities of one GPU with itself in other
+// processes.
 
 using namespace imp;
 using namespace imp::test;
