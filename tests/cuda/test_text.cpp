@@ -53,10 +53,9 @@ int ties_between(Engine& wanted, Engine& found, std::vector<TokenId> prompt, int
     const std::vector<TokenId> a = complete(wanted, prompt, greedy(num_tokens)).tokens;
     const std::vector<TokenId> b = complete(found, prompt, greedy(num_tokens)).tokens;
     REQUIRE(a.size() == b.size());
-    const auto [at, other] = std::ranges::mismatch(a, b);
+    const auto at = std::ranges::mismatch(a, b);
     prompt.insert(prompt.end(), a.begin(), at.in1);
     if (at.in1 == a.end()) return ties;
-    (void)other;
     const std::vector<float> x = next_logits(wanted, prompt), y = next_logits(found, prompt);
     float off = 0;
     for (size_t i = 0; i < x.size(); ++i) off = std::max(off, std::abs(x[i] - y[i]));
