@@ -345,6 +345,48 @@ def test_ls_names_what_is_here(
     assert run_json(capsys, "run", "tiny", "hi", "-n", "1", "--json")["generated_tokens"] == 1
 
 
+class FakeDevice:
+    """A CUDA device as the native part describes it."""
+
+    def __init__(self, index: int, why_not: str = "", free_gib: int = 100) -> None:
+        self.index, self.name, self.why_not = index, "NVIDIA H200", why_not
+        self.major, self.minor, self.driver_version, self.runtime_version = 9, 0, 13010, 13000
+        self.architectures = "90a,120a"
+        self.free_bytes, self.total_bytes = free_gib << 30, 140 << 30
+
+
+@pytest.mark.parametrize(
+    ("devices", "level", "text"),
+    [
+        ([], "ok", "none: no CUDA driver on this machine"),
+        ([FakeDevice(0)], "ok", "0: NVIDIA H200, sm_90, 100.00 GiB of 140.00 GiB free; driver for CUDA 13.1, built "
+         "with 13.0 for 90a,120a"),
+        ([FakeDevice(0), FakeDevice(1, "out of memory")], "ok", "1: NVIDIA H200: out of memory"),
+        ([FakeDevice(0, free_gib=0)], "note", "0 B of 140.00 GiB free"),
+        ([FakeDevice(0, "NVIDIA H200 is sm_90, and this build has kernels for 120a only")], "", "kernels for 120a only"),
+    ],
+)  # fmt: skip
+def test_doctor_describes_the_gpus(
+    alone: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    devices: list[FakeDevice],
+    level: str,
+    text: str,
+) -> None:
+    monkeypatch.setattr(imp._core, "cuda_devices", lambda: devices)
+    monkeypatch.setattr(imp._core, "why_no_cuda", lambda: "no CUDA driver on this machine")
+    run_app(["doctor", "--json"])  # a GPU without its library is a problem here
+    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    gpu = findings["gpu"]
+    assert text in gpu["text"]
+    assert gpu["level"] == (level or gpu["level"])
+    if level == "note":
+        assert "nvidia-smi" in gpu["advice"]
+    usable = any(not device.why_not for device in devices)
+    assert ("not needed" in findings["cublas"]["text"]) == (not usable)
+
+
 def test_doctor_finds_a_damaged_model(
     alone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,3 +157,16 @@ def test_a_synthetic_file_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             logits = engine.logits([1, 2, 3])
             assert abs(logits).max() < 1000  # finite, and of a model's size
             assert logits.std() > 0.01
+
+
+def test_sanitizer_commands(tool: ModuleType) -> None:
+    gpu_test = importlib.import_module("gpu_test")
+    programs = [Path("/b") / f"cuda_test_{stem}" for stem in ("engine", "graphs", "linear", "model")]
+    work = gpu_test.sanitizer_work(programs, ["memcheck", "racecheck"])
+    assert set(work) == {
+        "cuda_test_graphs/memcheck", "cuda_test_graphs/racecheck", "cuda_test_linear/memcheck",
+        "cuda_test_linear/racecheck", "cuda_test_model/memcheck",
+    }  # fmt: skip
+    assert work["cuda_test_linear/racecheck"][-1] == "/b/cuda_test_linear"
+    assert work["cuda_test_model/memcheck"][-1].startswith("--test-case=")
+    assert work["cuda_test_graphs/memcheck"][-1].startswith("--test-case-exclude=")

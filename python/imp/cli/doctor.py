@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -42,12 +43,50 @@ def _check_cpu() -> Finding:
 
 
 def _check_gpu() -> Finding:
-    reason = _core.why_no_cuda()
-    if not reason:
-        return Finding("ok", "gpu", "usable")
-    if not Path("/dev/nvidiactl").exists():
-        return Finding("ok", "gpu", f"none: {reason}")
-    return Finding("note", "gpu", f"an NVIDIA device is present but not used: {reason}")
+    devices = _core.cuda_devices()
+    usable = [device for device in devices if not device.why_not]
+    others = [f"{device.index}: {device.name}: {device.why_not}" for device in devices if device.why_not]
+    if not usable:
+        reason = "; ".join(others) or _core.why_no_cuda()
+        if not Path("/dev/nvidiactl").exists():
+            return Finding("ok", "gpu", f"none: {reason}")
+        return Finding("note", "gpu", f"an NVIDIA device is present but not used: {reason}")
+    text = "; ".join([*map(_device_text, usable), *others])
+    first = usable[0]
+    text += (
+        f"; driver for CUDA {_cuda_version(first.driver_version)}, built with {_cuda_version(first.runtime_version)} "
+        f"for {first.architectures}"
+    )
+    full = [device.index for device in usable if device.free_bytes < 1 << 30]
+    if full:
+        return Finding("note", "gpu", text, f"device {full[0]} has less than 1 GiB free: nvidia-smi shows who holds it")
+    return Finding("ok", "gpu", text)
+
+
+def _device_text(device: _core.CudaDevice) -> str:
+    memory = f"{format_bytes(device.free_bytes)} of {format_bytes(device.total_bytes)} free"
+    return f"{device.index}: {device.name}, sm_{device.major}{device.minor}, {memory}"
+
+
+def _cuda_version(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+_LIBRARIES = ("libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so")  # as the engine looks for them
+
+
+def _check_cublas() -> Finding:
+    """Prompts on a GPU are multiplied by a library that is not part of imp."""
+    if not any(not device.why_not for device in _core.cuda_devices()):
+        return Finding("ok", "cublas", "not needed: no GPU is used")
+    for name in _LIBRARIES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return Finding("ok", "cublas", name)
+    advice = "install the CUDA toolkit's library, or: pip install nvidia-cublas"
+    return Finding("problem", "cublas", f"none of {', '.join(_LIBRARIES)} is found", advice)
 
 
 def _check_memory() -> Finding:
@@ -111,7 +150,7 @@ def _check_pip() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    _check_build, _check_cpu, _check_gpu, _check_memory, _check_config, _check_cache, _check_models, _check_pip,
+    _check_build, _check_cpu, _check_gpu, _check_cublas, _check_memory, _check_config, _check_cache, _check_models, _check_pip,
 )  # fmt: skip
 
 
