@@ -53,10 +53,10 @@ def _attention(op: Mapping[str, Any]) -> str:
 
 def _graphs(graphs: Mapping[str, Any]) -> list[str]:
     mode = f"{graphs['mode']}: {graphs['reason']}"
-    return [
-        mode if graphs["mode"] == "never" else f"{mode}; captured {graphs['capture_mode']}",
-        f"a kernel {'may start' if graphs['early_launch'] else 'never starts'} while the one before it ends",
-    ]
+    lines = [mode if graphs["mode"] == "never" else f"{mode}; captured {graphs['capture_mode']}"]
+    if graphs["early_launch"]:
+        lines.append("a kernel may start while the one before it ends")
+    return lines
 
 
 def _indented(lines: Iterable[str]) -> list[str]:
