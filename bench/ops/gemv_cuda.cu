@@ -1,191 +1,198 @@
-// The linears of a decode step of a dense model, layer after layer in one CUDA graph, attention left out: how close the
-// GEMV comes to the read bandwidth, and that its results are right.
-//   gemv_cuda [layers]
-#include <cuda_fp16.h>
+// The linears of a decode step, layer after layer in one CUDA graph, attention left out, and the output head alone: how
+// close the GEMVs come to the card's read bandwidth. Weights are random bits of harmless size; tests/cuda checks
+// results.
+//   gemv_cuda [tokens]
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <random>
 #include <vector>
 
+#include "backend/device_memory.h"
 #include "linear/gemv.h"
-#include "linear/pack_weight.h"
 #include "quant/format.h"
+#include "runtime/launch.h"
+#include "runtime/read_bandwidth.h"
 
 using namespace imp;
 using namespace imp::cuda;
 
 namespace {
 
-void* device_alloc(size_t bytes) {
-  void* p;
-  check(cudaMalloc(&p, bytes), "cudaMalloc");
-  check(cudaMemset(p, 0xff, bytes), "cudaMemset");
-  return p;
+/// words[i] = hash of i, masked.
+__global__ void fill(uint32_t* words, size_t count, uint32_t mask, uint32_t set) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += size_t{gridDim.x} * blockDim.x) {
+    uint64_t h = (i + 1) * 0x9E3779B97F4A7C15ull;
+    h = (h ^ h >> 29) * 0xBF58476D1CE4E5B9ull;
+    words[i] = (static_cast<uint32_t>(h >> 32) & mask) | set;
+  }
 }
 
-std::vector<uint8_t> random_blocks(WeightFormat format, int64_t rows, int64_t cols, std::mt19937& rng) {
-  const FormatInfo& f = info(format);
-  std::vector<uint8_t> bytes(static_cast<size_t>(row_bytes(format, cols) * rows));
-  for (size_t i = 0; i + 4 <= bytes.size(); i += 4) {
-    const uint32_t word = rng();
-    std::memcpy(&bytes[i], &word, 4);
-  }
-  auto half = [](float v) {
-    const __half h = __float2half(v);
-    uint16_t bits;
-    std::memcpy(&bits, &h, 2);
-    return bits;
-  };
-  for (size_t b = 0; b + f.block_bytes <= bytes.size(); b += f.block_bytes) {
-    uint8_t* p = &bytes[b];
-    const uint16_t d = half(0.0004f * (1 + (rng() % 100) / 100.0f)), m = half(0.0003f);
-    if (format == WeightFormat::q6_k) {
-      const uint16_t small = half(0.00002f);
-      std::memcpy(p + 208, &small, 2);
-    } else if (format == WeightFormat::bf16 || format == WeightFormat::f16 || format == WeightFormat::f32) {
-    } else {
-      std::memcpy(p, &d, 2);
-      if (format == WeightFormat::q4_k || format == WeightFormat::q4_1) std::memcpy(p + 2, &m, 2);
-    }
-  }
-  return bytes;
-}
+struct Model {
+  const char* name;
+  int hidden, q_rows, kv_rows, inner, layers;  // as many layers as exceed the L2 cache by far
+};
+constexpr Model kModels[] = {{"8B", 4096, 4096, 1024, 12288, 12},
+                             {"1B", 2048, 2048, 512, 8192, 16},
+                             {"0.6B", 1024, 2048, 1024, 3072, 28}};
 
-struct Weight {
-  WeightView view;
-  std::vector<uint8_t> host;
+class Weights {
+ public:
+  PackedView make(WeightFormat format, int rows, int cols) {
+    const PackedLayout layout = packed_layout_of(format);
+    const PackedSizes sizes = packed_sizes(layout, format, rows, cols);
+    auto* at = static_cast<uint8_t*>(memory_.emplace_back(static_cast<size_t>(sizes.total())).data());
+    bytes += static_cast<size_t>(sizes.codes_bytes + sizes.scales_bytes + sizes.supers_bytes);
+    uint8_t* scales = at + PackedSizes::align(sizes.codes_bytes);
+    uint8_t* supers = scales + PackedSizes::align(sizes.scales_bytes);
+    auto put = [](uint8_t* to, int64_t count, uint32_t mask, uint32_t set) {
+      if (count > 0) fill<<<1024, 256>>>(reinterpret_cast<uint32_t*>(to), static_cast<size_t>(count / 4), mask, set);
+    };
+    const bool rows_of_floats = layout == PackedLayout::kRows;
+    put(at, sizes.codes_bytes, rows_of_floats ? 0x807f807f : ~0u, rows_of_floats ? 0x3c003c00 : 0);
+    const bool bytes_as_scales = layout == PackedLayout::kQ4K || layout == PackedLayout::kQ6K;
+    put(scales, sizes.scales_bytes, bytes_as_scales ? 0x3f3f3f3f : 0x07ff07ff, bytes_as_scales ? 0 : 0x10001000);
+    put(supers, sizes.supers_bytes, 0x07ff07ff, 0x10001000);
+    check(cudaDeviceSynchronize(), "filling a weight");
+    return {at, scales, supers, rows, cols};
+  }
+  size_t bytes = 0;
+
+ private:
+  std::vector<DeviceMemory> memory_;
 };
 
-Weight make(WeightFormat format, int64_t rows, int64_t cols, std::mt19937& rng, const LaunchContext& context,
-            void* staging, bool keep) {
-  Weight w;
-  w.host = random_blocks(format, rows, cols, rng);
-  const PackedLayout layout = packed_layout_of(format);
-  void* packed = device_alloc(packed_sizes(layout, format, rows, cols).total());
-  check(cudaMemcpy(staging, w.host.data(), w.host.size(), cudaMemcpyHostToDevice), "copy");
-  pack_weight(format, staging, 0, rows, rows, cols, packed, context);
-  check(cudaStreamSynchronize(context.stream), "pack");
-  w.view = {packed, format, rows, cols, static_cast<int>(layout), nullptr, 1.0f};
-  if (!keep) w.host.clear();
-  return w;
-}
+struct Layer {
+  PackedView q, k, v, o, gate, up, down;
+};
 
-double max_error(const Weight& w, const std::vector<float>& x, const std::vector<float>& y, int rows_checked) {
-  std::vector<float> row(w.view.cols);
-  double worst = 0;
-  for (int i = 0; i < rows_checked; ++i) {
-    const int64_t r = i * (w.view.rows - 1) / std::max(1, rows_checked - 1);
-    dequantize(w.view.format, w.host.data() + r * row_bytes(w.view.format, w.view.cols), row.data(), w.view.cols);
-    double sum = 0, scale = 0;
-    for (int64_t c = 0; c < w.view.cols; ++c)
-      sum += double(row[c]) * x[c], scale += double(row[c]) * row[c] * x[c] * x[c];
-    worst = std::max(worst, std::abs(sum - y[r]) / (std::sqrt(scale) + 1e-9));
+class Bench {
+ public:
+  Bench(const LaunchContext& context, double bandwidth, int tokens)
+      : context_(context), bandwidth_(bandwidth), tokens_(tokens) {
+    for (float** p : {&x_, &norm_, &y_, &z_}) {
+      memory_.emplace_back(size_t{8} * kStride * sizeof(float));
+      *p = static_cast<float*>(memory_.back().data());
+      fill<<<64, 256>>>(reinterpret_cast<uint32_t*>(*p), size_t{8} * kStride, 0x807fffff, 0x3c000000);
+    }
   }
-  return worst;
-}
+
+  /// `v_format`: of the v projections, for files that mix.
+  void chain(const Model& m, const char* name, WeightFormat format, WeightFormat v_format) {
+    Weights weights;
+    std::vector<Layer> layers;
+    for (int i = 0; i < m.layers; ++i)
+      layers.push_back({weights.make(format, m.q_rows, m.hidden), weights.make(format, m.kv_rows, m.hidden),
+                        weights.make(v_format, m.kv_rows, m.hidden), weights.make(format, m.hidden, m.q_rows),
+                        weights.make(format, m.inner, m.hidden), weights.make(format, m.inner, m.hidden),
+                        weights.make(format, m.hidden, m.inner)});
+    const double seconds = time([&] {
+      for (const Layer& l : layers) {
+        linear({{l.q, format, y_}, {l.k, format, y_ + m.q_rows}, {l.v, v_format, y_ + m.q_rows + m.kv_rows}}, x_, norm_,
+               false, false);
+        linear({{l.o, format, x_}}, y_, nullptr, true, false);
+        linear({{l.gate, format, z_}, {l.up, format, z_}}, x_, norm_, false, true);
+        linear({{l.down, format, x_}}, z_, nullptr, true, false);
+      }
+    });
+    print(m.name, name, "us a layer", seconds / m.layers, static_cast<double>(weights.bytes) / m.layers);
+  }
+
+  void head(const Model& m, WeightFormat format) {
+    Weights weights;
+    const PackedView w = weights.make(format, 151936, m.hidden);
+    DeviceMemory logits(size_t{8} * 151936 * sizeof(float));
+    const double seconds = time([&] {
+      for (int i = 0; i < 4; ++i) linear({{w, format, static_cast<float*>(logits.data())}}, x_, norm_, false, false, 151936);
+    });
+    print(m.name, info(format).name.data(), "us a head", seconds / 4, static_cast<double>(weights.bytes));
+  }
+
+ private:
+  static constexpr int64_t kStride = 24576;
+  struct Output {
+    PackedView weight;
+    WeightFormat format;
+    float* y;
+  };
+
+  void linear(const std::vector<Output>& outputs, const float* x, const float* norm, bool accumulate, bool gated,
+              int64_t y_stride = kStride) {
+    GemvArgs args = {};
+    args.x = x, args.x_stride = kStride, args.norm_weight = norm, args.norm_epsilon = 1e-6f, args.tokens = tokens_;
+    args.accumulate = accumulate, args.gated = gated, args.activation = Activation::silu;
+    PackedLayout layouts[3] = {};
+    for (const Output& output : outputs) {
+      layouts[args.num_outputs] = packed_layout_of(output.format);
+      args.outputs[args.num_outputs++] = {output.weight, nullptr, output.y, y_stride, 1.0f};
+    }
+    if (layouts[0] == PackedLayout::kRows) return gemv_rows(outputs[0].format, args, context_);
+    gemv_dp4a(layouts, args, context_);
+  }
+
+  /// The median of 20 replays.
+  template <class Work>
+  double time(Work work) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    check(cudaStreamBeginCapture(context_.stream, cudaStreamCaptureModeRelaxed), "capturing");
+    work();
+    check(cudaStreamEndCapture(context_.stream, &graph), "capturing");
+    check(cudaGraphInstantiate(&exec, graph, 0), "capturing");
+    cudaEvent_t begin, end;
+    check(cudaEventCreate(&begin), "cudaEventCreate");
+    check(cudaEventCreate(&end), "cudaEventCreate");
+    std::vector<float> times;
+    for (int i = 0; i < 25; ++i) {
+      float ms;
+      check(cudaEventRecord(begin, context_.stream), "timing");
+      check(cudaGraphLaunch(exec, context_.stream), "timing");
+      check(cudaEventRecord(end, context_.stream), "timing");
+      check(cudaEventSynchronize(end), "timing");
+      check(cudaEventElapsedTime(&ms, begin, end), "timing");
+      if (i >= 5) times.push_back(ms);
+    }
+    check(cudaEventDestroy(begin), "timing");
+    check(cudaEventDestroy(end), "timing");
+    check(cudaGraphExecDestroy(exec), "timing");
+    check(cudaGraphDestroy(graph), "timing");
+    std::nth_element(times.begin(), times.begin() + 10, times.end());
+    return times[10] / 1000;
+  }
+
+  void print(const char* model, const char* format, const char* unit, double seconds, double bytes) {
+    std::printf("%-5s %-12s m=%d %8.2f %s %6.0f GB/s %5.1f %% of what the card reads\n", model, format, tokens_,
+                seconds * 1e6, unit, bytes / seconds / 1e9, bytes / seconds / bandwidth_ * 100);
+    std::fflush(stdout);
+  }
+
+  LaunchContext context_;
+  double bandwidth_;
+  int tokens_;
+  std::vector<DeviceMemory> memory_;
+  float *x_, *norm_, *y_, *z_;
+};
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int layers = argc > 1 ? atoi(argv[1]) : 12;
-  cudaDeviceProp prop;
-  check(cudaGetDeviceProperties(&prop, 0), "device");
+  const int tokens = argc > 1 ? std::clamp(std::atoi(argv[1]), 1, kGemvMaxTokens) : 1;
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   LaunchContext context;
-  check(cudaStreamCreate(&context.stream), "stream");
-  context.num_sms = prop.multiProcessorCount;
-  std::printf("%s, %d SMs\n", prop.name, context.num_sms);
-  std::mt19937 rng(1);
-  void* staging = device_alloc(size_t{512} << 20);
-  const int hidden = 4096, inner = 12288, qkv = 4096, kv = 1024;
-
-  // Plain read bandwidth of this card, as a ceiling: a GEMV chain cannot do better.
-  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q6_k, WeightFormat::q4_k, WeightFormat::q5_k}) {
-    struct Layer {
-      Weight q, k, v, o, gate, up, down;
-    };
-    std::vector<Layer> model;
-    size_t bytes = 0;
-    for (int i = 0; i < layers; ++i) {
-      auto add = [&](int64_t n, int64_t k) {
-        bytes += packed_sizes(packed_layout_of(format), format, n, k).total();
-        return make(format, n, k, rng, context, staging, i == 0);
-      };
-      model.push_back({add(qkv, hidden), add(kv, hidden), add(kv, hidden), add(hidden, hidden), add(inner, hidden),
-                       add(inner, hidden), add(hidden, inner)});
-    }
-    for (int tokens : {1, 2, 4, 8}) {
-      auto* x = static_cast<float*>(device_alloc(tokens * inner * 4));
-      auto* norm = static_cast<float*>(device_alloc(hidden * 4));
-      auto* y = static_cast<float*>(device_alloc(tokens * 3 * inner * 4));
-      auto* y2 = static_cast<float*>(device_alloc(tokens * inner * 4));
-      std::vector<float> hx(tokens * inner), hn(hidden, 1.0f);
-      std::normal_distribution<float> normal;
-      for (auto& v : hx) v = normal(rng) * (rng() % 97 == 0 ? 30.0f : 1.0f);
-      check(cudaMemcpy(x, hx.data(), hx.size() * 4, cudaMemcpyHostToDevice), "copy");
-      check(cudaMemcpy(norm, hn.data(), hn.size() * 4, cudaMemcpyHostToDevice), "copy");
-      const auto layout = packed_layout_of(format);
-      auto gemv = [&](std::vector<std::pair<const Weight*, float*>> outs, const float* in, int k, bool normed,
-                      bool accumulate, bool gated) {
-        GemvArgs a = {};
-        a.x = in, a.x_stride = k, a.norm_weight = normed ? norm : nullptr, a.norm_epsilon = 1e-6f, a.tokens = tokens;
-        a.accumulate = accumulate, a.gated = gated, a.activation = Activation::silu;
-        for (auto& [w, out] : outs) a.outputs[a.num_outputs++] = {packed_view(w->view), nullptr, out, inner};
-        gemv_dp4a(layout, a, context);
-      };
-      // Right?
-      context.pdl = false;
-      gemv({{&model[0].q, y}}, x, hidden, false, false, false);
-      std::vector<float> hy(inner);
-      check(cudaMemcpy(hy.data(), y, hidden * 4, cudaMemcpyDeviceToHost), "copy");
-      const double error_q = max_error(model[0].q, hx, hy, 50);
-      gemv({{&model[0].down, y2}}, x, inner, false, false, false);
-      check(cudaMemcpy(hy.data(), y2, hidden * 4, cudaMemcpyDeviceToHost), "copy");
-      const double error_down = max_error(model[0].down, hx, hy, 50);
-
-      for (bool pdl : {false, true}) {
-        context.pdl = pdl;
-        cudaGraph_t graph;
-        cudaGraphExec_t exec;
-        check(cudaStreamBeginCapture(context.stream, cudaStreamCaptureModeRelaxed), "capture");
-        for (const Layer& l : model) {
-          gemv({{&l.q, y}, {&l.k, y + inner}, {&l.v, y + 2 * inner}}, x, hidden, true, false, false);
-          gemv({{&l.o, x}}, y, qkv, false, true, false);
-          gemv({{&l.gate, y2}, {&l.up, y2}}, x, hidden, true, false, true);
-          gemv({{&l.down, x}}, y2, inner, false, true, false);
-        }
-        check(cudaStreamEndCapture(context.stream, &graph), "capture");
-        check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-        cudaEvent_t begin, end;
-        check(cudaEventCreate(&begin), "event");
-        check(cudaEventCreate(&end), "event");
-        std::vector<float> times;
-        for (int r = 0; r < 25; ++r) {
-          check(cudaEventRecord(begin, context.stream), "event");
-          check(cudaGraphLaunch(exec, context.stream), "graph");
-          check(cudaEventRecord(end, context.stream), "event");
-          check(cudaEventSynchronize(end), "event");
-          float ms;
-          check(cudaEventElapsedTime(&ms, begin, end), "event");
-          if (r >= 5) times.push_back(ms);
-        }
-        std::sort(times.begin(), times.end());
-        const float ms = times[times.size() / 2];
-        std::printf("%-5s m=%d pdl=%d  %8.1f us/layer  %7.0f GB/s   rel.err q %.4f down %.4f\n",
-                    info(format).name.data(), tokens, pdl, ms * 1000 / layers, bytes / ms / 1e6, error_q, error_down);
-        std::fflush(stdout);
-        check(cudaGraphExecDestroy(exec), "graph");
-        check(cudaGraphDestroy(graph), "graph");
-      }
-      for (void* p : {static_cast<void*>(x), static_cast<void*>(norm), static_cast<void*>(y), static_cast<void*>(y2)})
-        check(cudaFree(p), "free");
-    }
-    for (Layer& l : model)
-      for (Weight* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down})
-        check(cudaFree(const_cast<void*>(w->view.data)), "free");
+  check(cudaStreamCreate(&context.stream), "cudaStreamCreate");
+  context.num_sms = properties.multiProcessorCount;
+  context.max_shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
+  context.pdl = properties.major >= 9;
+  const double bandwidth = measure_read_bandwidth();
+  std::printf("%s, %d SMs, reads %.0f GB/s\n", properties.name, context.num_sms, bandwidth / 1e9);
+  Bench bench(context, bandwidth, tokens);
+  using F = WeightFormat;
+  for (const Model& model : kModels) {
+    for (F format : {F::q8_0, F::q6_k, F::q4_k, F::q5_0, F::bf16})
+      bench.chain(model, info(format).name.data(), format, format);
+    bench.chain(model, "Q4_K, v Q6_K", F::q4_k, F::q6_k);
   }
+  for (F format : {F::q8_0, F::q6_k, F::q4_k, F::bf16}) bench.head(kModels[0], format);
 }

@@ -14,6 +14,8 @@ bool is_float(WeightFormat format) {
   return format == WeightFormat::f32 || format == WeightFormat::f16 || format == WeightFormat::bf16;
 }
 
+PackedLayout layout_of(const LinearOutput& output) { return static_cast<PackedLayout>(output.weight.layout); }
+
 GemvArgs to_gemv(const LinearArgs& args) {
   GemvArgs gemv = {};
   gemv.x = args.x.row<float>(0);
@@ -46,7 +48,9 @@ const char* reject_gemv_dp4a(const LinearProblem& p) {
   return nullptr;
 }
 void launch_gemv_dp4a(const LinearContext& context, const LinearArgs& args) {
-  gemv_dp4a(static_cast<PackedLayout>(args.outputs[0].weight.layout), to_gemv(args), context.launch);
+  PackedLayout layouts[3];
+  for (size_t i = 0; i < args.outputs.size(); ++i) layouts[i] = layout_of(args.outputs[i]);
+  gemv_dp4a(layouts, to_gemv(args), context.launch);
 }
 
 const char* reject_gemv_rows(const LinearProblem& p) {
@@ -105,11 +109,16 @@ void run_linear(const LinearContext& context, const LinearArgs& args, std::strin
   const auto launch_of = [&](const LinearOutput& output) {
     return kLinearTable.select(problem_of(context, args, output), forced).launch;
   };
+  // Q4_K_M files store v in Q6_K in some layers: the GEMV computes both in one launch.
+  const auto mixes = [&](const LinearOutput& output) {
+    return gemv_dp4a_mixes(layout_of(args.outputs[0]), layout_of(output));
+  };
   const LinearLaunch launch = launch_of(args.outputs[0]);
-  const bool takes_any = launch == launch_dequant_gemm || launch == launch_fp8_gemm;
-  if (takes_any && std::ranges::all_of(args.outputs, [&](const LinearOutput& o) { return launch_of(o) == launch; }))
+  const bool takes_all = launch == launch_dequant_gemm || launch == launch_fp8_gemm ||
+                         (launch == launch_gemv_dp4a && std::ranges::all_of(args.outputs, mixes));
+  if (takes_all && std::ranges::all_of(args.outputs, [&](const LinearOutput& o) { return launch_of(o) == launch; }))
     return launch(context, args);
-  // Q4_K_M files store v in Q6_K in some layers: outputs of one format together, the others after them.
+  // Other mixtures: outputs of one format together, the others after them.
   LinearArgs part = args;
   for (size_t begin = 0; begin < args.outputs.size();) {
     size_t end = begin + 1;

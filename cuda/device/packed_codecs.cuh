@@ -21,6 +21,13 @@ __device__ __forceinline__ int64_t chunk_offset(int64_t row, int block, int bloc
          (static_cast<int64_t>(chunk) * width + lane) * kChunkBytes;
 }
 
+/// Four products of unsigned weights and signed activations, added to `sum`.
+__device__ __forceinline__ int dot_u8_s8(uint32_t weights, int activations, int sum) {
+  int result;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(weights), "r"(activations), "r"(sum));
+  return result;
+}
+
 /// s * q - m in two roundings, as dequantize() does it.
 __device__ __forceinline__ float scaled(float s, int q, float m) {
   return __fsub_rn(__fmul_rn(s, static_cast<float>(q)), m);
@@ -75,12 +82,13 @@ struct CodecQ4K {
   }
   __device__ __forceinline__ float dot(const ActivationBlock& x) const {
     const uint32_t w[4] = {nibbles.x, nibbles.y, nibbles.z, nibbles.w};
-    int sum = 0;
+    int low = 0, high = 0;  // the upper nibbles stay where they are: 16 times the sum, exactly
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      sum = __dp4a(static_cast<int>(w[i] & 0x0f0f0f0fu), x.words[i], sum);
-      sum = __dp4a(static_cast<int>((w[i] >> 4) & 0x0f0f0f0fu), x.words[i + 4], sum);
+      low = dot_u8_s8(w[i] & 0x0f0f0f0fu, x.words[i], low);
+      high = dot_u8_s8(w[i] & 0xf0f0f0f0u, x.words[i + 4], high);
     }
+    const int sum = low + (high >> 4);
     const float2 sm = scale_and_min();
     return sm.x * static_cast<float>(sum) - sm.y * static_cast<float>(x.sum_low + x.sum_high);
   }
@@ -117,10 +125,10 @@ struct CodecQ6K {
   __device__ __forceinline__ uint32_t word(int i) const {
     const uint32_t w[4] = {nibbles.x, nibbles.y, nibbles.z, nibbles.w};
     const uint32_t low = (w[i % 4] >> (i / 4 * 4)) & 0x0f0f0f0fu;
-    // Weights 4i..4i+3 sit in bytes (4i) % 8 of the pairs, at bit 2 * (4i / 8).
+    // Weights 4i..4i+3 sit in bytes (4i) % 8 of the pairs, at bit 2 * (4i / 8); they belong at bit 4.
     const uint32_t source = i % 2 ? pairs.y : pairs.x;
-    const uint32_t high = (source >> (i / 2 * 2)) & 0x03030303u;
-    return low | (high << 4);
+    const int shift = 4 - i / 2 * 2;
+    return low | ((shift >= 0 ? source << shift : source >> -shift) & 0x30303030u);
   }
   __device__ __forceinline__ float dot(const ActivationBlock& x) const {
     int low = 0, high = 0;

@@ -1,9 +1,9 @@
-#include "linear/gemv_dp4a.cuh"
+#include "linear/gemv_kernel.cuh"
 
 namespace imp::cuda {
 
 void gemv_dp4a_q6k(const GemvArgs& args, const LaunchContext& context) {
-  launch_gemv_tokens<CodecQ6K, 2>(args, context);
+  launch_gemv_tokens<RingQ6K, RingQ6K, InputInt8, 2, 3>("gemv_dp4a", args, context);
 }
 
 }  // namespace imp::cuda

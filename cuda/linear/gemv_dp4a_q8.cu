@@ -1,9 +1,9 @@
-#include "linear/gemv_dp4a.cuh"
+#include "linear/gemv_kernel.cuh"
 
 namespace imp::cuda {
 
-int gemv_dp4a_shared_bytes(int cols, int tokens) { return gemv_token_bytes(cols) * tokens; }
-
-void gemv_dp4a_q8(const GemvArgs& args, const LaunchContext& context) { launch_gemv_tokens<CodecQ8, 2>(args, context); }
+void gemv_dp4a_q8(const GemvArgs& args, const LaunchContext& context) {
+  launch_gemv_tokens<RingQ8, RingQ8, InputInt8, 1, 5>("gemv_dp4a", args, context);
+}
 
 }  // namespace imp::cuda

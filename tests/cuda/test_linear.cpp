@@ -327,25 +327,31 @@ TEST_CASE("norm, chosen rows, bias, residual, activation") {
   Random random(3);
   Workspace workspace;
   for (const FormatInfo& format : all_formats()) {
+    // Rows of whole strips (1024) and others take different ways through the GEMVs.
     const Operand a(format.format, 37, 768, random, workspace.device.context());
     const Operand b(format.format, 37, 768, random, workspace.device.context());
+    const Operand whole_a(format.format, 37, 2048, random, workspace.device.context());
+    const Operand whole_b(format.format, 37, 2048, random, workspace.device.context());
     for (const auto& entry : linear_table().entries()) {
-      for (int64_t m : {1, 3, 8, 40}) {
+      for (int64_t m : {1, 2, 3, 8, 40}) {
         if (!can_run(workspace, entry.name, a, m)) continue;
         for (const Options& options :
              {Options{.norm = true}, Options{.rows = true}, Options{.bias = true}, Options{.accumulate = true},
               Options{.gated = true}, Options{.norm = true, .rows = true, .bias = true, .accumulate = true},
               Options{.norm = true, .bias = true, .gated = true, .pdl = true, .activation = Activation::gelu_tanh}}) {
-          Call call(m, options.gated ? std::vector{&a, &b} : std::vector{&a}, options, random);
-          CAPTURE(format.name);
-          CAPTURE(entry.name);
-          CAPTURE(m);
-          CAPTURE(options.norm);
-          CAPTURE(options.rows);
-          CAPTURE(options.bias);
-          CAPTURE(options.accumulate);
-          CAPTURE(options.gated);
-          CHECK(run_and_check(workspace, call, entry.name, options.gated ? 2 : 1) == "");
+          for (const auto& [first, second] : {std::pair{&a, &b}, {&whole_a, &whole_b}}) {
+            Call call(m, options.gated ? std::vector{first, second} : std::vector{first}, options, random);
+            CAPTURE(format.name);
+            CAPTURE(entry.name);
+            CAPTURE(m);
+            CAPTURE(first->host.view.cols);
+            CAPTURE(options.norm);
+            CAPTURE(options.rows);
+            CAPTURE(options.bias);
+            CAPTURE(options.accumulate);
+            CAPTURE(options.gated);
+            CHECK(run_and_check(workspace, call, entry.name, options.gated ? 2 : 1) == "");
+          }
         }
       }
     }
@@ -377,6 +383,43 @@ TEST_CASE("three outputs, of one format and of several, as the table chooses") {
       CAPTURE(m);
       CHECK(call.check(y, arithmetic) == "");
     }
+  }
+}
+
+TEST_CASE("Q4_K and Q6_K outputs are one launch of a GEMV, in any order and with fewer rows than the card has blocks") {
+  Random random(14);
+  Workspace workspace;
+  const auto& with = workspace.device.context();
+  using F = WeightFormat;
+  for (const auto& [q, k, v] : {std::tuple{F::q4_k, F::q4_k, F::q6_k}, {F::q6_k, F::q4_k, F::q4_k},
+                                {F::q4_k, F::q6_k, F::q4_k}, {F::q6_k, F::q6_k, F::q4_k}}) {
+    for (int64_t cols : {256, 1280, 2048}) {
+      const Operand wq(q, 531, cols, random, with), wk(k, 1, cols, random, with), wv(v, 67, cols, random, with);
+      for (int64_t m : {1, 2}) {
+        workspace.device.launches.clear();
+        Call call(m, {&wq, &wk, &wv}, {.norm = true, .bias = true, .pdl = true}, random);
+        std::vector<std::vector<float>> y;
+        call.run(workspace, "gemv_dp4a", y);
+        CAPTURE(info(q).name);
+        CAPTURE(info(v).name);
+        CAPTURE(cols);
+        CAPTURE(m);
+        CHECK(call.check(y, std::vector(3, Arithmetic::int8)) == "");
+        CHECK(workspace.device.launches == std::map<std::string, int64_t>{{"gemv_dp4a", 1}});
+      }
+    }
+  }
+}
+
+TEST_CASE("more rows a block than their sums have room for: more blocks") {
+  Random random(15);
+  Workspace workspace;
+  const Operand w(WeightFormat::q8_0, 70001, 64, random, workspace.device.context());
+  const Operand rows(WeightFormat::bf16, 70001, 16, random, workspace.device.context());
+  for (int64_t m : {1, 8}) {
+    Call call(m, {&w}, {}, random), call_rows(m, {&rows}, {}, random);
+    CHECK(run_and_check(workspace, call, "gemv_dp4a", 1) == "");
+    CHECK(run_and_check(workspace, call_rows, "gemv_rows", 1) == "");
   }
 }
 

@@ -1,0 +1,44 @@
+#pragma once
+#include "linear/gemv.h"
+
+namespace imp::cuda {
+
+/// A GEMV instance as the division of work sees it.
+struct GemvShape {
+  int strip_bytes[2];  // of a row, in the first and the second layout
+  int strip_cols;
+  int token_bytes;  // activations of one token in shared memory
+  int rows;         // that a warp takes at a time
+  int warps;
+  int depth;  // of the ring
+};
+
+/// How a launch divides its work. Made by the host, so that kernels need few divisions.
+struct GemvPlan {
+  int first_block[4];                    // output i has blocks first_block[i] .. first_block[i + 1]
+  int rows_each[3];                      // rows (gated: pairs) of each of its blocks,
+  int blocks_longer[3];                  // one more in as many of the first
+  int chunk_strips, num_chunks;          // what a warp multiplies in one go: so many strips of its rows
+  int chunks_per_turn, groups_per_turn;  // warps as groups * num_chunks + chunks: from one go of a warp to its next
+  int ring_bytes, shared_bytes;
+  float one_over_cols;
+};
+
+/// Shared memory for the sums of a block's rows before they are put together.
+inline constexpr int kGemvPartialBytes = 16 * 1024;
+
+/// `half_shared_bytes`: what two blocks that are to share an SM can have each.
+GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, int half_shared_bytes);
+
+/// Rows of one block.
+struct GemvShare {
+  int output, first, rows;
+};
+__host__ __device__ inline GemvShare gemv_share(const GemvPlan& plan, int block) {
+  const int output = (block >= plan.first_block[1]) + (block >= plan.first_block[2]);
+  const int local = block - plan.first_block[output], longer = plan.blocks_longer[output];
+  return {output, local * plan.rows_each[output] + (local < longer ? local : longer),
+          plan.rows_each[output] + (local < longer)};
+}
+
+}  // namespace imp::cuda

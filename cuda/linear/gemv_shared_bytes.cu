@@ -1,0 +1,17 @@
+#include "linear/gemv_kernel.cuh"
+
+namespace imp::cuda {
+
+// What the shallow instances need with two rows a warp, whatever the layout.
+int gemv_dp4a_shared_bytes(int cols, int tokens) {
+  return gemv_ring_bytes<RingGroups, RingGroups, 2, kGemvShallow>() + InputInt8::token_bytes(cols) * tokens +
+         kGemvPartialBytes;
+}
+
+int gemv_rows_shared_bytes(WeightFormat format, int cols, int tokens) {
+  const int token = format == WeightFormat::f32 ? InputFloat<4>::token_bytes(cols) : InputFloat<8>::token_bytes(cols);
+  return gemv_ring_bytes<RingRows<WeightFormat::f16>, RingRows<WeightFormat::f16>, 2, kGemvShallow>() +
+         token * tokens + kGemvPartialBytes;
+}
+
+}  // namespace imp::cuda
