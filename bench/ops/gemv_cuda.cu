@@ -33,9 +33,8 @@ struct Model {
   const char* name;
   int hidden, q_rows, kv_rows, inner, layers;  // as many layers as exceed the L2 cache by far
 };
-constexpr Model kModels[] = {{"8B", 4096, 4096, 1024, 12288, 12},
-                             {"1B", 2048, 2048, 512, 8192, 16},
-                             {"0.6B", 1024, 2048, 1024, 3072, 28}};
+constexpr Model kModels[] = {
+    {"8B", 4096, 4096, 1024, 12288, 12}, {"1B", 2048, 2048, 512, 8192, 16}, {"0.6B", 1024, 2048, 1024, 3072, 28}};
 
 class Weights {
  public:
@@ -104,7 +103,8 @@ class Bench {
     const PackedView w = weights.make(format, 151936, m.hidden);
     DeviceMemory logits(size_t{8} * 151936 * sizeof(float));
     const double seconds = time([&] {
-      for (int i = 0; i < 4; ++i) linear({{w, format, static_cast<float*>(logits.data())}}, x_, norm_, false, false, 151936);
+      for (int i = 0; i < 4; ++i)
+        linear({{w, format, static_cast<float*>(logits.data())}}, x_, norm_, false, false, 151936);
     });
     print(m.name, info(format).name.data(), "us a head", seconds / 4, static_cast<double>(weights.bytes));
   }
@@ -122,6 +122,7 @@ class Bench {
     GemvArgs args = {};
     args.x = x, args.x_stride = kStride, args.norm_weight = norm, args.norm_epsilon = 1e-6f, args.tokens = tokens_;
     args.accumulate = accumulate, args.gated = gated, args.activation = Activation::silu;
+    args.after_other = accumulate && x == y_;  // o_proj, as the backend has it
     PackedLayout layouts[3] = {};
     for (const Output& output : outputs) {
       layouts[args.num_outputs] = packed_layout_of(output.format);

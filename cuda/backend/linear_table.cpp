@@ -30,6 +30,7 @@ GemvArgs to_gemv(const LinearArgs& args) {
   gemv.accumulate = args.accumulate;
   gemv.gated = args.gated;
   gemv.activation = args.activation;
+  gemv.after_other = args.role == LinearRole::o;  // attention
   return gemv;
 }
 

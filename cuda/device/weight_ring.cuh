@@ -183,7 +183,8 @@ struct RingRows {
   struct Whole {
     const uint8_t* codes;
     __device__ __forceinline__ void start(const PackedView& w, int row, int strip, int lane) {
-      codes = w.codes + static_cast<uint64_t>(static_cast<uint32_t>(row)) * (w.cols / kPer * 16) + strip * 1024 + lane * 16;
+      codes =
+          w.codes + static_cast<uint64_t>(static_cast<uint32_t>(row)) * (w.cols / kPer * 16) + strip * 1024 + lane * 16;
     }
     __device__ __forceinline__ void copy(uint8_t* to, int lane) const {
       cp_async_16(to + lane * 16, codes);
@@ -220,7 +221,8 @@ struct RingRows {
     cp_async_16(to + 512 + lane * 16, chunk + 32 < chunks ? from + 512 : w.codes, chunk + 32 < chunks);
   }
   __device__ __forceinline__ static Values read(const uint8_t* from, int lane) {
-    return {{*reinterpret_cast<const uint4*>(from + lane * 16), *reinterpret_cast<const uint4*>(from + 512 + lane * 16)}};
+    return {
+        {*reinterpret_cast<const uint4*>(from + lane * 16), *reinterpret_cast<const uint4*>(from + 512 + lane * 16)}};
   }
 };
 

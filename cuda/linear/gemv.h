@@ -10,10 +10,10 @@ inline constexpr int kGemvMaxTokens = 8;
 
 struct GemvOutput {
   PackedView weight;
-  const float* bias;  // [rows] or null
-  float* y;           // [tokens, rows]
-  int64_t y_stride;   // elements
-  float scale;        // of the whole weight
+  const float* bias;           // [rows] or null
+  float* y;                    // [tokens, rows]
+  int64_t y_stride;            // elements
+  float scale;                 // of the whole weight
   bool second_layout = false;  // gemv_dp4a() sets it: this output's layout is not the first one's
 };
 
@@ -32,6 +32,7 @@ struct GemvArgs {
   bool accumulate;
   bool gated;
   Activation activation;
+  bool after_other;  // the launch before is not a GEMV, and may fill SMs unevenly
 };
 
 /// Over layouts of integer codes, layouts[i] that of outputs[i]: all the same, or gemv_dp4a_mixes() them.

@@ -65,7 +65,7 @@ struct InputInt8 {
     *at = make_uint2(words[0], words[1]);
     if (quarter == 0)
       reinterpret_cast<BlockMeta*>(token + blocks_padded(cols) * 32)[block] = {scale, static_cast<int16_t>(sum),
-                                                                              static_cast<int16_t>(other)};
+                                                                               static_cast<int16_t>(other)};
   }
 
   ActivationBlock block;
@@ -93,9 +93,7 @@ struct InputFloat {
   static constexpr int kPlanes = kPer / 4;
   static constexpr int kStripCols = 64 * kPer;
 
-  __host__ __device__ static int token_bytes(int cols) {
-    return (cols + kStripCols - 1) / kStripCols * kStripCols * 4;
-  }
+  __host__ __device__ static int token_bytes(int cols) { return (cols + kStripCols - 1) / kStripCols * kStripCols * 4; }
   __device__ static int items(int cols) { return token_bytes(cols) / 32; }
 
   __device__ __forceinline__ static int place(int quad) {  // of elements 4 quad .. 4 quad + 3

@@ -134,8 +134,7 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
   if (args.accumulate) {
 #pragma unroll
     for (int t = 0; t < kTokens; ++t)
-      if (t < args.tokens && threadIdx.x < share.rows)
-        before[t] = out.y[t * out.y_stride + share.first + threadIdx.x];
+      if (t < args.tokens && threadIdx.x < share.rows) before[t] = out.y[t * out.y_stride + share.first + threadIdx.x];
   }
 #pragma unroll
   for (int t = 0; t < kTokens; ++t) {
@@ -143,19 +142,19 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
     const float* x = args.x + (args.row_indices ? args.row_indices[t] : t) * args.x_stride;
     uint8_t* token = inputs + t * token_bytes;
     float squares = 0;
-      for (int i = threadIdx.x; i < items; i += kThreads) {
-        EightFloats v;
-        v.clear();
-        if (i * 8 < cols) {
-          v.load(x + i * 8);
-          squares += v.sum_of_squares();
-          if (args.norm_weight) {
-            if (i != static_cast<int>(threadIdx.x)) norm.load(args.norm_weight + i * 8);
-            v.multiply(norm);
-          }
+    for (int i = threadIdx.x; i < items; i += kThreads) {
+      EightFloats v;
+      v.clear();
+      if (i * 8 < cols) {
+        v.load(x + i * 8);
+        squares += v.sum_of_squares();
+        if (args.norm_weight) {
+          if (i != static_cast<int>(threadIdx.x)) norm.load(args.norm_weight + i * 8);
+          v.multiply(norm);
         }
-        Input::store(token, cols, i, v);
       }
+      Input::store(token, cols, i, v);
+    }
     // Another token needs this thread's first weights again.
     if (kTokens > 1 && args.norm_weight && items > kThreads && threadIdx.x * 8 < cols)
       norm.load(args.norm_weight + threadIdx.x * 8);
@@ -190,7 +189,8 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
     const float sum = sum_lanes(acc, lane);
     constexpr int kLanesEach = 32 / (kRows * kTokens);
     const int value = lane / kLanesEach, sub = now.group * kRows + value / kTokens;
-    if (lane % kLanesEach == 0 && sub < sub_rows) partial[(now.chunk * sub_rows + sub) * kTokens + value % kTokens] = sum;
+    if (lane % kLanesEach == 0 && sub < sub_rows)
+      partial[(now.chunk * sub_rows + sub) * kTokens + value % kTokens] = sum;
     now.next_chunk(plan, strips);
   }
   // While other warps are still at work: the norm's divisor.
@@ -231,8 +231,9 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
 
 /// `Second` is for outputs whose layout is not that of the first. kWhole: rows are whole strips.
 template <class Ring, class Second, class Input, int kRows, int kTokens, int kDepth, bool kWhole>
-__global__ __launch_bounds__(kGemvThreads, kTokens <= 2 ? 2 : 1) void gemv_kernel(
-    const __grid_constant__ GemvArgs args, const __grid_constant__ GemvPlan plan) {
+__global__ __launch_bounds__(kGemvThreads,
+                             kTokens <= 2 ? 2 : 1) void gemv_kernel(const __grid_constant__ GemvArgs args,
+                                                                    const __grid_constant__ GemvPlan plan) {
   extern __shared__ __align__(16) uint8_t shared[];
   __shared__ __align__(16) float sum_sq[kGemvWarps][kTokens];
   const GemvShare share = gemv_share(plan, blockIdx.x);

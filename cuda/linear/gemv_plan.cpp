@@ -6,6 +6,7 @@ namespace imp::cuda {
 namespace {
 
 constexpr int kPartialFloats = kGemvPartialBytes / 4;
+constexpr int kUneven = 4096;
 
 int round_up_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -63,11 +64,13 @@ GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, in
   }
   plan.groups_per_turn = shape.warps / plan.num_chunks, plan.chunks_per_turn = shape.warps % plan.num_chunks;
 
-  // At least half of an SM's shared memory, needed or not: the blocks of two launches then fit on an SM, never more.
-  // Where three did, two blocks of one launch landed on one SM and none on another, and the launch took twice as long.
+  // About half of an SM's shared memory, needed or not, so that the blocks of two launches fit on an SM and never more:
+  // where two blocks of one launch land on an SM, another has none, and everything waits for the first. Two GEMVs in a
+  // row cannot do that, for one place an SM becomes free at a time. After another kernel a GEMV takes more than half,
+  // and so lands on every SM once; those behind it take less, to fit beside it.
   plan.ring_bytes = std::max(shape.strip_bytes[0], shape.strip_bytes[1]) * shape.rows * shape.warps * shape.depth;
   const int needed = plan.ring_bytes + shape.token_bytes * args.tokens + plan.num_chunks * sub_rows * args.tokens * 4;
-  plan.shared_bytes = std::max(needed, half_shared_bytes);
+  plan.shared_bytes = std::max(needed, half_shared_bytes + (args.after_other ? kUneven : -kUneven));
   plan.one_over_cols = 1.0f / static_cast<float>(args.outputs[0].weight.cols);
   return plan;
 }

@@ -27,7 +27,7 @@ struct GemvPlan {
 /// Shared memory for the sums of a block's rows before they are put together.
 inline constexpr int kGemvPartialBytes = 16 * 1024;
 
-/// `half_shared_bytes`: what two blocks that are to share an SM can have each.
+/// `half_shared_bytes`: what each of two blocks that share an SM can have.
 GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, int half_shared_bytes);
 
 /// Rows of one block.

@@ -10,8 +10,8 @@ int gemv_dp4a_shared_bytes(int cols, int tokens) {
 
 int gemv_rows_shared_bytes(WeightFormat format, int cols, int tokens) {
   const int token = format == WeightFormat::f32 ? InputFloat<4>::token_bytes(cols) : InputFloat<8>::token_bytes(cols);
-  return gemv_ring_bytes<RingRows<WeightFormat::f16>, RingRows<WeightFormat::f16>, 2, kGemvShallow>() +
-         token * tokens + kGemvPartialBytes;
+  return gemv_ring_bytes<RingRows<WeightFormat::f16>, RingRows<WeightFormat::f16>, 2, kGemvShallow>() + token * tokens +
+         kGemvPartialBytes;
 }
 
 }  // namespace imp::cuda

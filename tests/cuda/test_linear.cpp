@@ -391,8 +391,10 @@ TEST_CASE("Q4_K and Q6_K outputs are one launch of a GEMV, in any order and with
   Workspace workspace;
   const auto& with = workspace.device.context();
   using F = WeightFormat;
-  for (const auto& [q, k, v] : {std::tuple{F::q4_k, F::q4_k, F::q6_k}, {F::q6_k, F::q4_k, F::q4_k},
-                                {F::q4_k, F::q6_k, F::q4_k}, {F::q6_k, F::q6_k, F::q4_k}}) {
+  for (const auto& [q, k, v] : {std::tuple{F::q4_k, F::q4_k, F::q6_k},
+                                {F::q6_k, F::q4_k, F::q4_k},
+                                {F::q4_k, F::q6_k, F::q4_k},
+                                {F::q6_k, F::q6_k, F::q4_k}}) {
     for (int64_t cols : {256, 1280, 2048}) {
       const Operand wq(q, 531, cols, random, with), wk(k, 1, cols, random, with), wv(v, 67, cols, random, with);
       for (int64_t m : {1, 2}) {
