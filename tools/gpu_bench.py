@@ -8,7 +8,7 @@ names: the six files of docs/performance.md. --package is a folder that holds im
 
 Engines take turns, one process a model and engine, so that neither meets the other's memory. imp runs what `imp bench` runs
 (prompt processing, then single tokens, logits to the host, no sampling); gen128 and the time to the first token go through
-Engine.generate, greedy. Rows are means of repetitions after one that is not counted.
+Engine.generate, greedy. Rows are medians of repetitions after one that is not counted.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ def parse_test(name: str) -> tuple[int, int, int]:
 
 def test_name(n_prompt: int, n_gen: int, n_depth: int) -> str:
     return (f"pp{n_prompt}" if n_prompt else f"tg{n_gen}") + (f" @ d{n_depth}" if n_depth else "")
+
+
+def repetitions_at(depth: int, repetitions: int) -> int:
+    """Fewer where each one computes a long context first."""
+    return repetitions if depth == 0 else max(2, repetitions - 3)
 
 
 # ---- imp: runs in a process of its own
@@ -100,7 +105,7 @@ def measure_imp(model: str, settings: list[str], repetitions: int) -> dict[str, 
             for token in generated:
                 core.bench_decode(token)
 
-        times = repetitions if depth == 0 else max(1, repetitions - 1)
+        times = repetitions_at(depth, repetitions)
         earlier = sum(engine.report()["launches"].values())
         rows[name] = timed(n_prompt + n_gen, run, lambda depth=depth: prepare(depth), times)
         if n_gen and not depth:
@@ -139,9 +144,9 @@ def measure_imp(model: str, settings: list[str], repetitions: int) -> dict[str, 
 
 
 def row_of(samples: list[float]) -> dict[str, Any]:
-    """Tokens a second: mean, deviation and each repetition."""
+    """Tokens a second: median, deviation and each repetition. Medians, because a library's first call may fall into one."""
     deviation = statistics.stdev(samples) if len(samples) > 1 else 0.0
-    return {"mean": statistics.fmean(samples), "stdev": deviation, "samples": samples}
+    return {"median": statistics.median(samples), "stdev": deviation, "samples": samples}
 
 
 # ---- processes
@@ -193,7 +198,16 @@ def llama_commands(program: Path, model: Path, repetitions: int) -> list[list[st
     commands = [[*common, "-p", prompts, "-n", generations, "-r", str(repetitions)]]
     for n_prompt, n_gen, depth in tests:
         if depth:
-            deep = ["-p", str(n_prompt), "-n", str(n_gen), "-d", str(depth), "-r", str(max(1, repetitions - 1))]
+            deep = [
+                "-p",
+                str(n_prompt),
+                "-n",
+                str(n_gen),
+                "-d",
+                str(depth),
+                "-r",
+                str(repetitions_at(depth, repetitions)),
+            ]
             commands.append([*common, *deep])
     return commands
 
@@ -206,8 +220,7 @@ def parse_llama(output: str) -> dict[str, Any]:
     rows, build = {}, ""
     for entry in json.loads(output[start:]):
         name = test_name(entry["n_prompt"], entry["n_gen"], entry.get("n_depth", 0))
-        samples = entry.get("samples_ts", [])
-        rows[name] = {"mean": entry["avg_ts"], "stdev": entry["stddev_ts"], "samples": samples}
+        rows[name] = row_of(entry["samples_ts"])
         build = f"{entry['build_number']} ({entry['build_commit']}), {entry['backends']}, {entry['gpu_info']}"
     return {"build": build, "rows": rows}
 
@@ -259,14 +272,16 @@ def read_share(imp: dict[str, Any], name: str) -> float | None:
     if n_prompt or not imp["read_bytes_per_s"]:
         return None
     bytes_per_token = imp["bytes_per_token"] + imp["kv_bytes_per_position"] * (depth + n_gen / 2)
-    return float(imp["rows"][name]["mean"] * bytes_per_token / imp["read_bytes_per_s"])
+    return float(imp["rows"][name]["median"] * bytes_per_token / imp["read_bytes_per_s"])
 
 
 def cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
     return (
-        f"{row['mean']:.1f} ± {row['stdev']:.1f}" if row["mean"] < 10000 else f"{row['mean']:.0f} ± {row['stdev']:.0f}"
+        f"{row['median']:.1f} ± {row['stdev']:.1f}"
+        if row["median"] < 10000
+        else f"{row['median']:.0f} ± {row['stdev']:.0f}"
     )
 
 
@@ -283,7 +298,7 @@ def table(models: dict[str, Any]) -> list[str]:
             theirs = llama["rows"].get(name) if llama else None
             if ours is None and theirs is None:
                 continue
-            ratio = f"{ours['mean'] / theirs['mean']:.2f}" if ours and theirs else "-"
+            ratio = f"{ours['median'] / theirs['median']:.2f}" if ours and theirs else "-"
             share = read_share(imp, name) if ours and name in TESTS else None
             percent = "-" if share is None else f"{100 * share:.0f} %"
             lines.append(f"| {model} | {name} | {cell(ours)} | {cell(theirs)} | {ratio} | {percent} |")
@@ -343,7 +358,7 @@ def main() -> int:
     parser.add_argument("--package", type=Path, help="folder that holds imp/, where it is not installed")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder of the result")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of imp")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=5, help="of a row; fewer at a depth")
     parser.add_argument("--commit", help="name of the commit, where the package was built elsewhere")
     parser.add_argument("--measure", metavar="FILE", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -17,10 +17,10 @@ TOOLS = Path(__file__).parent.parent.parent / "tools"
 IMP = {
     "version": "0.1.0", "commit": "abc1234", "device": "NVIDIA H200", "settings": [], "load_s": 1.5,
     "rows": {
-        "pp512": {"mean": 20000.0, "stdev": 10.0, "samples": [20000.0]},
-        "tg128": {"mean": 300.0, "stdev": 1.0, "samples": [299.0, 301.0]},
-        "tg64 @ d16384": {"mean": 200.0, "stdev": 0.0, "samples": [200.0]},
-        "gen128": {"mean": 290.0, "stdev": 0.0, "samples": [290.0]},
+        "pp512": {"median": 20000.0, "stdev": 10.0, "samples": [20000.0]},
+        "tg128": {"median": 300.0, "stdev": 1.0, "samples": [299.0, 301.0]},
+        "tg64 @ d16384": {"median": 200.0, "stdev": 0.0, "samples": [200.0]},
+        "gen128": {"median": 290.0, "stdev": 0.0, "samples": [290.0]},
     },
     "first_token_128_ms": 8.25, "bytes_per_token": 8_000_000_000, "kv_bytes_per_position": 147456,
     "launches_per_token": 254.0, "read_bytes_per_s": 4.0e12,
@@ -31,7 +31,7 @@ def llama_rows(*tests: tuple[int, int, int, float]) -> str:
     """What llama-bench -o json prints, as far as it is read."""
     common = {"build_commit": "0c1e570", "build_number": 7000, "backends": "CUDA", "gpu_info": "NVIDIA H200"}
     return json.dumps([
-        {**common, "n_prompt": p, "n_gen": n, "n_depth": d, "avg_ts": speed, "stddev_ts": 0.5, "samples_ts": [speed]}
+        {**common, "n_prompt": p, "n_gen": n, "n_depth": d, "samples_ts": [speed, 1.1 * speed, 0.2 * speed]}
         for p, n, d, speed in tests
     ])  # fmt: skip
 
@@ -50,16 +50,16 @@ def test_test_names(tool: ModuleType) -> None:
 
 
 def test_llama_commands_cover_every_row_once(tool: ModuleType) -> None:
-    shallow, deep = tool.llama_commands(Path("/x/llama-bench"), Path("m.gguf"), 3)
+    shallow, deep = tool.llama_commands(Path("/x/llama-bench"), Path("m.gguf"), 5)
     assert shallow[:3] == ["/x/llama-bench", "-m", "m.gguf"]
-    assert " ".join(shallow).endswith("-ngl 99 -fa 1 -o json -p 128,512,4096 -n 128 -r 3")
+    assert " ".join(shallow).endswith("-ngl 99 -fa 1 -o json -p 128,512,4096 -n 128 -r 5")
     assert " ".join(deep).endswith("-p 0 -n 64 -d 16384 -r 2")
 
 
 def test_llama_output(tool: ModuleType) -> None:
     noise = "ggml_cuda_init: found 1 CUDA devices:\n"
     found = tool.parse_llama(noise + llama_rows((512, 0, 0, 10300.0), (0, 128, 0, 218.5), (0, 64, 16384, 170.0)))
-    assert {name: row["mean"] for name, row in found["rows"].items()} == {
+    assert {name: row["median"] for name, row in found["rows"].items()} == {
         "pp512": 10300.0,
         "tg128": 218.5,
         "tg64 @ d16384": 170.0,
@@ -82,8 +82,8 @@ def test_shares_and_table(tool: ModuleType) -> None:
     assert tool.read_share(IMP, "pp512") is None
     llama = tool.parse_llama(llama_rows((512, 0, 0, 10000.0), (0, 128, 0, 200.0)))
     lines = tool.table({"some-model": {"imp": IMP, "llama_cpp": llama}, "other": {}})
-    assert "| some-model | pp512 | 20000 ± 10 | 10000 ± 0 | 2.00 | - |" in lines
-    assert "| some-model | tg128 | 300.0 ± 1.0 | 200.0 ± 0.5 | 1.50 | 60 % |" in lines
+    assert "| some-model | pp512 | 20000 ± 10 | 10000 ± 4933 | 2.00 | - |" in lines
+    assert "| some-model | tg128 | 300.0 ± 1.0 | 200.0 ± 98.7 | 1.50 | 60 % |" in lines
     assert "| some-model | gen128 | 290.0 ± 0.0 | - | - | - |" in lines
     assert "| some-model | 8.25 | 1.50 | 254 | 8.000 |" in lines
     assert not any("other" in line for line in lines)
@@ -123,12 +123,12 @@ def test_a_whole_run(
     report: dict[str, Any] = json.loads((out / "gpu-bench-h200.json").read_text())
     assert report["commit"] == "abc1234"
     assert report["gpu"]["clocks.mem"] == "3201 MHz"
-    assert report["models"]["a"]["llama_cpp"]["rows"]["tg128"]["mean"] == 200.0
-    assert report["models"]["b"]["imp"]["rows"]["tg128"]["mean"] == 300.0
+    assert report["models"]["a"]["llama_cpp"]["rows"]["tg128"]["median"] == 200.0
+    assert report["models"]["b"]["imp"]["rows"]["tg128"]["median"] == 300.0
     assert "llama_cpp" not in report["models"]["b"]
     assert len(report["failures"]) == 1
     assert "exit 3" in report["failures"][0]
-    assert "| a | tg128 | 300.0 ± 1.0 | 200.0 ± 0.5 | 1.50 | 60 % |" in capsys.readouterr().out
+    assert "| a | tg128 | 300.0 ± 1.0 | 200.0 ± 98.7 | 1.50 | 60 % |" in capsys.readouterr().out
 
 
 def test_synthetic_names(monkeypatch: pytest.MonkeyPatch) -> None:
