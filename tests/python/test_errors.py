@@ -10,6 +10,7 @@ import pytest
 
 import imp
 from imp import errors
+from imp._steps import StepLoop
 
 
 @pytest.mark.parametrize(
@@ -117,3 +118,34 @@ except imp.InvalidArgumentError:
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert result.stderr == ""
+
+
+class FailedCore:
+    """A native engine whose device failed: every step gives the same error."""
+
+    def __init__(self) -> None:
+        self.cancelled: list[int] = []
+
+    def submit(self, prompt: list[int], params: object) -> int:
+        return 7
+
+    def has_work(self) -> bool:
+        return True
+
+    def cancel(self, request: int) -> None:
+        self.cancelled.append(request)
+
+    def step_into(self, filed: object) -> None:
+        raise errors.CudaError("gemv: the device is lost")
+
+
+def test_a_failed_device_raises_for_who_waits_and_not_for_who_leaves() -> None:
+    core = FailedCore()
+    loop = StepLoop(core)  # type: ignore[arg-type]
+    request = loop.submit([1], object())  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(errors.CudaError, match="the device is lost"):
+            loop.next_events([request])
+    loop.abandon([request])
+    assert core.cancelled == [request]
+    loop.close()
