@@ -64,7 +64,7 @@ class CudaBackend final : public Backend {
       const Settings& settings = *options.settings;
       launch_.pdl = !settings.runtime.no_pdl && properties_.major >= 9;
       linear_.switches = {settings.gemm.no_dp4a_gemv, settings.gemm.no_dp4a_lm, settings.gemm.no_mmvq,
-                          settings.gemm.no_mmvq_q8_0};
+                          settings.gemm.no_mmvq_q8_0, settings.gemm.cublas_fp16_acc == "on"};
       attention_.switches = attention_switches(settings);
       if (graphs_.enabled() && settings.runtime.prefill_graph)
         prefill_graphs_ = PrefillGraphs(

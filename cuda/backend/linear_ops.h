@@ -15,6 +15,7 @@ struct LinearSwitches {
   bool no_dp4a_lm = false;
   bool no_mmvq = false;
   bool no_mmvq_q8_0 = false;
+  bool f16_sums = false;  // gemm.cublas_fp16_acc is on
 };
 
 class Fp8Weights;

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "backend/dequant_gemm.h"
+#include "backend/f16_gemm.h"
 #include "backend/fp8_gemm.h"
 #include "backend/linear_ops.h"
 #include "linear/gemv.h"
@@ -73,6 +74,7 @@ constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
     {"gemv_dp4a", reject_gemv_dp4a, launch_gemv_dp4a},
     {"gemv_rows", reject_gemv_rows, launch_gemv_rows},
     {"cublaslt_fp8", reject_fp8_gemm, launch_fp8_gemm},
+    {"dequant_gemm_f16", reject_f16_gemm, launch_f16_gemm},
     {"dequant_gemm_bf16", reject_dequant_gemm, launch_dequant_gemm},
 };
 constexpr KernelTable<LinearProblem, LinearLaunch> kLinearTable{"linear", kLinear};
@@ -115,7 +117,7 @@ void run_linear(const LinearContext& context, const LinearArgs& args, std::strin
     return gemv_dp4a_mixes(layout_of(args.outputs[0]), layout_of(output));
   };
   const LinearLaunch launch = launch_of(args.outputs[0]);
-  const bool takes_all = launch == launch_dequant_gemm || launch == launch_fp8_gemm ||
+  const bool takes_all = launch == launch_dequant_gemm || launch == launch_f16_gemm || launch == launch_fp8_gemm ||
                          (launch == launch_gemv_dp4a && std::ranges::all_of(args.outputs, mixes));
   if (takes_all && std::ranges::all_of(args.outputs, [&](const LinearOutput& o) { return launch_of(o) == launch; }))
     return launch(context, args);

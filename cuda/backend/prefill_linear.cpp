@@ -10,8 +10,8 @@ namespace {
 /// gate | up into one buffer, in the type of the result, as many tokens at a time as the buffer holds.
 void run_gated(const LinearContext& context, const LinearArgs& args, const PrefillProducts& with) {
   const LinearOutput &gate = args.outputs[0], &up = args.outputs[1];
-  const DType type = gate.y.dtype;
-  const int64_t n = gate.weight.rows, bytes = dtype_bytes(type);
+  const DType type = with.gate_up_type.value_or(gate.y.dtype);
+  const int64_t n = gate.weight.rows, bytes = dtype_bytes(type), y_bytes = dtype_bytes(gate.y.dtype);
   const int64_t chunk = std::min(args.tokens(), std::max<int64_t>(1, context.gate_up_bytes / (2 * n * bytes)));
   auto* gate_up = static_cast<std::byte*>(context.gate_up);
   for (int64_t first = 0; first < args.tokens(); first += chunk) {
@@ -28,8 +28,8 @@ void run_gated(const LinearContext& context, const LinearArgs& args, const Prefi
                       .in_type = type,
                       .gate_bias = gate.bias,
                       .up_bias = up.bias,
-                      .y = static_cast<std::byte*>(gate.y.data) + first * gate.y.row_stride * bytes,
-                      .y_type = type,
+                      .y = static_cast<std::byte*>(gate.y.data) + first * gate.y.row_stride * y_bytes,
+                      .y_type = gate.y.dtype,
                       .y_stride = gate.y.row_stride,
                       .tokens = static_cast<int>(m),
                       .cols = static_cast<int>(n),

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 
 #include "backend/linear_ops.h"
@@ -29,6 +30,7 @@ struct PrefillProduct {
 struct PrefillProducts {
   std::function<bool(const LinearOutput&, const LinearOutput&)> joins;
   std::function<void(const PrefillProduct&)> multiply;
+  std::optional<DType> gate_up_type = {};  // of gate and up before the activation; that of the result unless told
 };
 void run_prefill_products(const LinearContext& context, const LinearArgs& args, const PrefillProducts& with);
 

@@ -39,6 +39,12 @@ __device__ __forceinline__ void store_8(__nv_bfloat16* p, const float (&v)[8]) {
   for (int i = 0; i < 4; ++i) pairs[i] = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
   *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(pairs);
 }
+__device__ __forceinline__ void store_8(__half* p, const float (&v)[8]) {
+  __half2 pairs[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) pairs[i] = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
+  *reinterpret_cast<uint4*>(p) = *reinterpret_cast<const uint4*>(pairs);
+}
 
 /// Whether 16-byte accesses may start there; null may.
 inline bool aligned_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }

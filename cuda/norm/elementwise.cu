@@ -1,3 +1,5 @@
+#include <cuda_fp16.h>
+
 #include "device/pdl.cuh"
 #include "device/reduce.cuh"
 #include "norm/elementwise.h"
@@ -52,6 +54,18 @@ __global__ __launch_bounds__(kThreads) void add_bias_kernel(float* y, int64_t st
   for (int c = threadIdx.x; c < cols; c += kThreads) row[c] += bias[c];
 }
 
+__global__ __launch_bounds__(kThreads) void f16_to_rows_kernel(const __half* x, int64_t x_stride, float* y,
+                                                               int64_t y_stride, int cols, bool accumulate) {
+  pdl_trigger();
+  pdl_wait();
+  const __half* from = x + blockIdx.x * x_stride;
+  float* to = y + blockIdx.x * y_stride;
+  for (int c = threadIdx.x; c < cols; c += kThreads) {
+    const float value = __half2float(from[c]);
+    to[c] = accumulate ? to[c] + value : value;
+  }
+}
+
 dim3 row_grid(int cols, int rows) {
   return dim3(static_cast<unsigned>((cols + kThreads - 1) / kThreads), static_cast<unsigned>(rows));
 }
@@ -72,6 +86,13 @@ void softcap(const SoftcapArgs& args, const LaunchContext& context) {
   const int cols = static_cast<int>(args.x.cols);
   launch(context, "softcap", softcap_kernel, row_grid(cols, static_cast<int>(args.x.rows)), kThreads, 0,
          args.x.row<float>(0), args.x.row_stride, cols, args.cap);
+}
+
+void f16_to_rows(const void* x, int64_t x_stride, float* y, int64_t y_stride, int tokens, int cols, bool accumulate,
+                 const LaunchContext& context) {
+  if (tokens == 0) return;
+  launch(context, "f16_to_rows", f16_to_rows_kernel, static_cast<unsigned>(tokens), kThreads, 0,
+         static_cast<const __half*>(x), x_stride, y, y_stride, cols, accumulate);
 }
 
 void add_bias(float* y, int64_t y_stride, const float* bias, int tokens, int cols, const LaunchContext& context) {

@@ -19,8 +19,9 @@ struct ToBf16Args {
   float norm_epsilon;
   int tokens;
   int cols;
-  void* out;  // [tokens, cols] bf16
+  void* out;  // [tokens, cols] of out_type
   DType x_type = DType::f32;
+  DType out_type = DType::bf16;  // or f16
 };
 void to_bf16(const ToBf16Args& args, const LaunchContext& context);
 
@@ -29,7 +30,7 @@ struct GatedArgs {
   const void* gate;  // of in_type, rows in_stride apart
   const void* up;
   int64_t in_stride;
-  DType in_type;  // f32, or bf16 where y_type is
+  DType in_type;  // f32, f16, or bf16 where y_type is
   const float* gate_bias;
   const float* up_bias;
   void* y;
@@ -40,6 +41,10 @@ struct GatedArgs {
   Activation activation;
 };
 void gated_activation(const GatedArgs& args, const LaunchContext& context);
+
+/// y[t, c] (+)= x[t, c], x in f16 with rows x_stride apart.
+void f16_to_rows(const void* x, int64_t x_stride, float* y, int64_t y_stride, int tokens, int cols, bool accumulate,
+                 const LaunchContext& context);
 
 /// y[t, c] += bias[c]
 void add_bias(float* y, int64_t y_stride, const float* bias, int tokens, int cols, const LaunchContext& context);

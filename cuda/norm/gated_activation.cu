@@ -1,6 +1,6 @@
-// y[t, c] = activation(gate[t, c] + gate_bias[c]) * (up[t, c] + up_bias[c]), gate and up in fp32 or bf16, y in either.
-// Vector kernel: a thread takes 8 columns, 16-byte accesses; bytes moved: 6 a value with bf16 everywhere, 12 with fp32.
-// The scalar kernel takes any width and alignment.
+// y[t, c] = activation(gate[t, c] + gate_bias[c]) * (up[t, c] + up_bias[c]), gate and up in fp32, bf16 or f16, y in
+// fp32 or bf16. Vector kernel: a thread takes 8 columns, 16-byte accesses; bytes moved: 6 a value with bf16 everywhere,
+// 12 with fp32. The scalar kernel takes any width and alignment.
 #include <cuda_bf16.h>
 
 #include "core/error.h"
@@ -68,6 +68,8 @@ void launch_gated(const GatedArgs& args, const LaunchContext& context) {
 void gated_activation(const GatedArgs& args, const LaunchContext& context) {
   if (args.tokens == 0) return;
   const bool in_bf16 = args.in_type == DType::bf16, out_bf16 = args.y_type == DType::bf16;
+  if (args.in_type == DType::f16)
+    return out_bf16 ? launch_gated<__half, __nv_bfloat16>(args, context) : launch_gated<__half, float>(args, context);
   if (in_bf16 && out_bf16) return launch_gated<__nv_bfloat16, __nv_bfloat16>(args, context);
   if (!in_bf16 && out_bf16) return launch_gated<float, __nv_bfloat16>(args, context);
   if (!in_bf16) return launch_gated<float, float>(args, context);

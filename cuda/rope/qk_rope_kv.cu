@@ -4,6 +4,7 @@
 #include "device/pdl.cuh"
 #include "device/reduce.cuh"
 #include "rope/qk_rope_kv.h"
+#include "rope/qk_rope_kv_prefill.h"
 
 namespace imp::cuda {
 namespace {
@@ -87,6 +88,7 @@ __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_kernel(Params p) {
 
 void qk_rope_kv(const QkRopeKvArgs& args, int num_heads, const LaunchContext& context) {
   if (args.q.rows == 0) return;
+  if (!reject_qk_rope_kv_prefill(args)) return qk_rope_kv_prefill(args, num_heads, context);
   if (args.head_dim > kMaxPerLane * 32)
     fail(ErrorCode::unsupported, "head_dim is ", args.head_dim, "; the CUDA kernels take up to ", kMaxPerLane * 32);
   const Params p{args.q.row<float>(0),

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <sstream>
 
 #include "core/error.h"
@@ -232,5 +233,27 @@ TEST_CASE("diagnostics.log_gemm_algo: a line a shape; runtime.deterministic_gemm
     CHECK(!contains(line, "us="));
     for (size_t at = line.find("splitk="); at != std::string::npos; at = line.find("splitk=", at + 1))
       CHECK(line.compare(at, 9, "splitk=1 ") == 0);
+  }
+}
+
+TEST_CASE("gemm.cublas_fp16_acc: on takes products with f16 sums, auto and off do not") {
+  const auto products = [](const Engine& engine) {
+    return report_number(engine.report_json(), {"launches", "to_f16"});
+  };
+  for (const std::string name : kModels) {
+    CAPTURE(name);
+    Engine automatic = on_device({}, name), off = on_device({{"gemm.cublas_fp16_acc", "off"}}, name),
+           on = on_device({{"gemm.cublas_fp16_acc", "on"}}, name);
+    for (Engine* engine : {&automatic, &off, &on}) complete(*engine, prompt_of(180), greedy(2));
+    CHECK(products(automatic) == -1);
+    CHECK(products(off) == -1);
+    CHECK(products(on) > 0);
+    CHECK(contains(on.report_json(), "dequant_gemm_f16"));
+    CHECK(!contains(automatic.report_json(), "dequant_gemm_f16"));
+    const std::vector<float> a = on.logits(prompt_of(180), false), b = off.logits(prompt_of(180), false);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < a.size(); ++i) error += std::pow(double{a[i]} - b[i], 2), norm += std::pow(double{b[i]}, 2);
+    CHECK(std::sqrt(error / norm) < 5e-2);
+    CHECK(error > 0);
   }
 }

@@ -10,6 +10,7 @@
 #include "backend/linear_ops.h"
 #include "linear/gemv.h"
 #include "reference/reference.h"
+#include "support/capture_stderr.h"
 #include "support/compare.h"
 #include "support/cuda_device.h"
 
@@ -521,6 +522,7 @@ struct Prefill {
   int64_t m;
   bool bias = false, gated = false, accumulate = false;
   const Fp8Weights* with_copies = nullptr;
+  bool f16_sums = false;
 
   int64_t width() const {
     int64_t n = 0;
@@ -545,10 +547,13 @@ struct Prefill {
     }
     LinearContext context = workspace.context(true);
     context.fp8 = with_copies;
+    context.switches.f16_sums = f16_sums;
     run_linear(
         context,
         {.x = {const_cast<void*>(x), x_type, m, k, k}, .outputs = outputs, .accumulate = accumulate, .gated = gated},
-        with_copies ? "cublaslt_fp8" : "dequant_gemm_bf16");
+        with_copies ? "cublaslt_fp8"
+        : f16_sums  ? "dequant_gemm_f16"
+                    : "dequant_gemm_bf16");
     if (!bf16) return wide.download();
     std::vector<float> values;
     for (uint16_t bits : narrow.download()) values.push_back(bf16_to_f32(bits));
@@ -769,4 +774,76 @@ TEST_CASE("fp8: what refuses, in words") {
   CHECK(reason(problem) == "the weight has a scale of its own");
   problem.role = LinearRole::lm_head;
   CHECK(reason(problem) == "the head is no prefill product");
+}
+
+TEST_CASE("f16 sums: near the others where numbers are small, infinite where they are not") {
+  Random random(14);
+  Workspace workspace(int64_t{130} * 512);
+  const int64_t k = 512, m = 150;
+  const auto [wide, narrow] = bf16_values(random, m, k);
+  const DeviceArray<float> x(wide);
+  const DeviceArray<uint16_t> x_bf16(narrow);
+  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::bf16, WeightFormat::f32}) {
+    const Operand q(format, 136, k, random, workspace.device.context()),
+        v(format, 37, k, random, workspace.device.context());
+    CAPTURE(info(format).name);
+    for (bool accumulate : {false, true}) {
+      Prefill linear{workspace, {&q, &v}, m, true, false, accumulate};
+      const std::vector<float> fp32 = linear.run(x.data(), DType::f32, DType::f32);
+      linear.f16_sums = true;
+      const std::vector<float> f16 = linear.run(x_bf16.data(), DType::bf16, DType::f32);
+      CHECK(same_bits(f16, linear.run(x.data(), DType::f32, DType::f32)));
+      CHECK(distance(f16, fp32) < 1e-2);
+      CHECK(distance(f16, fp32) > 1e-6);
+    }
+    const Operand up(format, 136, k, random, workspace.device.context());
+    Prefill gated{workspace, {&q, &up}, m, true, true};
+    for (DType type : {DType::f32, DType::bf16}) {
+      gated.f16_sums = false;
+      const std::vector<float> fp32 = gated.run(x.data(), DType::f32, type);
+      gated.f16_sums = true;
+      CHECK(distance(gated.run(x.data(), DType::f32, type), fp32) < 2e-2);
+    }
+  }
+  const Operand large(WeightFormat::f32, 16, k, random, workspace.device.context());
+  std::vector<float> huge(m * k, 0.0f);
+  std::fill_n(huge.begin(), k, 60000.0f);
+  for (int64_t c = 0; c < k; ++c) huge[k + c] = 1.0f;
+  const DeviceArray<float> dx(huge);
+  const std::vector<float> y =
+      Prefill{workspace, {&large}, m, false, false, false, nullptr, true}.run(dx.data(), DType::f32, DType::f32);
+  int64_t infinite = 0;
+  for (int64_t r = 0; r < 16; ++r) infinite += !std::isfinite(y[r]);
+  for (int64_t i = 16; i < m * 16; ++i) CHECK(std::isfinite(y[i]));
+  MESSAGE(infinite, " of 16 sums beyond f16");
+  CHECK(infinite > 0);
+}
+
+TEST_CASE("deterministic products of a shape whose sums the library likes to split: not split, and equal to the bit") {
+  Random random(15);
+  TestDevice device;
+  const int64_t m = 128, n = 4096, k = 12288;
+  std::vector<uint16_t> a, w;
+  for (float x : random.normals(m * k)) a.push_back(f32_to_bf16(x));
+  for (float x : random.normals(n * k)) w.push_back(f32_to_bf16(x));
+  const DeviceArray<uint16_t> da(a), dw(w);
+  const DeviceArray<float> y(std::vector<float>(m * n, kNan));
+  const DeviceMemory memory(size_t{32} << 20);
+  const TempDir dir;
+  const auto run = [&](bool deterministic) {
+    CublasLt library;
+    library.open(memory.data(), memory.bytes(), {.deterministic = deterministic, .log = true});
+    const GemmCall call{.a = da.data(), .w = dw.data(), .y = y.data(), .m = m, .n = n, .k = k, .y_stride = n};
+    const std::string text = stderr_of(dir, [&] { library.gemm(call, nullptr); });
+    const std::vector<float> first = y.download();
+    for (int i = 0; deterministic && i < 20; ++i) {
+      library.gemm(call, nullptr);
+      CHECK(same_bits(first, y.download()));
+    }
+    return text.substr(0, text.find(";"));
+  };
+  const std::string free = run(false), fixed = run(true);
+  MESSAGE(free, "\n", fixed);
+  CHECK(free.find("imp: gemm m=128 n=4096 k=12288 bf16 to f32: id=") != std::string::npos);
+  CHECK(fixed.find(" splitk=1 reduction=0 ") != std::string::npos);
 }

@@ -173,3 +173,17 @@ TEST_CASE("one token, as decoding has it") {
     CHECK(problem.compare(problem.reference(), problem.on_device(device)) == "");
   }
 }
+
+TEST_CASE("many tokens: another kernel, where it can; elsewhere the same") {
+  Random random(4);
+  for (int head_dim : {64, 80, 128, 256}) {
+    for (RopePairing pairing : {RopePairing::half_split, RopePairing::interleaved}) {
+      TestDevice device;
+      Problem problem({16, 2, head_dim, head_dim, pairing, true}, {{70, 70}, {33, 1000}, {1, 5}}, random);
+      CAPTURE(head_dim);
+      CHECK(problem.compare(problem.reference(), problem.on_device(device)) == "");
+      CHECK(device.launches["qk_rope_kv_prefill"] == (head_dim == 80 ? 0 : 1));
+      CHECK(device.launches["qk_rope_kv"] == (head_dim == 80 ? 1 : 0));
+    }
+  }
+}

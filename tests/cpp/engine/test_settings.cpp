@@ -77,6 +77,15 @@ TEST_CASE("runtime.warmup runs kernels before the first request and changes no t
   CHECK(complete(warm, prompt_of(9), greedy(12)) == complete(cold, prompt_of(9), greedy(12)));
 }
 
+TEST_CASE("settings of the GPU's matrix library: a CPU says that they change nothing") {
+  for (const auto& [key, value] :
+       {std::pair<std::string, std::string>{"gemm.cublas_fp16_acc", "on"}, {"diagnostics.log_gemm_algo", "true"}}) {
+    CAPTURE(key);
+    const std::string report = make_engine({{key, value}}).report_json();
+    CHECK(contains(report.substr(report.find("\"without_effect\"")), key));
+  }
+}
+
 TEST_CASE("attention.fp8_prefill: always is refused where nothing multiplies in fp8") {
   try {
     make_engine({{"attention.fp8_prefill", "always"}});
