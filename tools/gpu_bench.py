@@ -372,9 +372,12 @@ def main() -> int:
     gpu = gpu_facts()
     missing = [name for name in names if not (args.models / f"{name}.gguf").is_file()]
     if missing:
-        from synth_model import write_models  # noqa: PLC0415  needs gguf, which files that are there do not
+        try:
+            from synth_model import write_models  # noqa: PLC0415  needs gguf, which files that are there do not
 
-        write_models(missing, args.models, jobs=6)
+            write_models(missing, args.models, jobs=6)
+        except (ImportError, ValueError) as error:
+            sys.exit(f"gpu_bench: {', '.join(missing)} not in {args.models}, and cannot be made: {error}")
     if args.llama_bench:
         args.llama_bench = args.llama_bench.resolve()
     started = datetime.datetime.now(datetime.UTC)

@@ -170,3 +170,13 @@ def test_sanitizer_commands(tool: ModuleType) -> None:
     assert work["cuda_test_linear/racecheck"][-1] == "/b/cuda_test_linear"
     assert work["cuda_test_model/memcheck"][-1].startswith("--test-case=")
     assert work["cuda_test_graphs/memcheck"][-1].startswith("--test-case-exclude=")
+
+
+def test_a_file_that_is_missing_and_unknown_is_named(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf", reason="gguf, which writes the files, is not installed")
+    monkeypatch.setattr(tool, "gpu_facts", lambda: {"name": "NVIDIA H200"})
+    monkeypatch.setattr(sys, "argv", ["gpu_bench", "--models", str(tmp_path), "no-such-q8_0"])
+    with pytest.raises(SystemExit, match="no-such-q8_0 not in .*, and cannot be made: no-such-q8_0: expected one of"):
+        tool.main()
