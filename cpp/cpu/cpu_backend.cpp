@@ -185,6 +185,9 @@ std::vector<std::string> CpuBackend::without_effect(const Settings& settings) co
     if (value != default_value(row) && !implied && !is_so_anyway)
       sentences.push_back(cat(row.key, " = ", format_value(value), " has no effect on the CPU"));
   }
+  if (settings.attention.no_qknorm_fused)
+    sentences.push_back(
+        "attention.no_qknorm_fused = true has no effect on the CPU: norm and rotation are an op of their own there");
   return sentences;
 }
 

@@ -129,6 +129,12 @@ class Backend {
   virtual void linear(const LinearArgs& args) = 0;
   virtual void qk_rope_kv(const QkRopeKvArgs& args) = 0;
   virtual void attention(const AttentionArgs& args) = 0;
+  /// qk_rope_kv(), then attention() of the same batch: what every layer does. A backend may do both in one go, and then
+  /// leaves q, too, in an unspecified state.
+  virtual void rope_attention(const QkRopeKvArgs& rope, const AttentionArgs& args) {
+    qk_rope_kv(rope);
+    attention(args);
+  }
   virtual void softcap(const SoftcapArgs& args) = 0;
   virtual void sample(const SampleArgs& args) = 0;
   /// Whether tokens are drawn here unless somebody asks for it otherwise, or on the host, from downloaded logits.

@@ -11,26 +11,15 @@ void attention_tiled_hd16(const AttentionArgs&, const LaunchContext&);
 void attention_wgmma_hd64(const AttentionArgs&, const LaunchContext&);
 void attention_wgmma_hd128(const AttentionArgs&, const LaunchContext&);
 void attention_wgmma_hd256(const AttentionArgs&, const LaunchContext&);
-void attention_decode_hd16(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_tiled_hd32(const AttentionArgs&, const LaunchContext&);
-void attention_decode_hd32(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_tiled_hd64(const AttentionArgs&, const LaunchContext&);
-void attention_decode_hd64(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_tiled_hd80(const AttentionArgs&, const LaunchContext&);
-void attention_decode_hd80(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_tiled_hd96(const AttentionArgs&, const LaunchContext&);
-void attention_decode_hd96(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_tiled_hd128(const AttentionArgs&, const LaunchContext&);
-void attention_decode_hd128(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 void attention_tiled_hd256(const AttentionArgs&, const LaunchContext&);
-void attention_decode_hd256(const AttentionArgs&, int, const AttentionScratch&, const LaunchContext&);
 
 bool attention_head_dim_supported(int head_dim) {
   return std::ranges::find(kAttentionHeadDims, head_dim) != std::end(kAttentionHeadDims);
-}
-
-int64_t decode_partial_floats(int num_sequences, int num_kv_heads, int num_splits, int head_dim) {
-  return static_cast<int64_t>(num_sequences) * num_kv_heads * num_splits * kDecodeRows * (head_dim + 2);
 }
 
 void attention_tiled(const AttentionArgs& args, const LaunchContext& context) {
@@ -54,21 +43,6 @@ void attention_wgmma(const AttentionArgs& args, const LaunchContext& context) {
     case 128: return attention_wgmma_hd128(args, context);
     case 256: return attention_wgmma_hd256(args, context);
     default: fail(ErrorCode::unsupported, "no wgmma attention kernel for head_dim ", args.cache.head_dim);
-  }
-}
-
-void attention_decode(const AttentionArgs& args, int num_splits, const AttentionScratch& scratch,
-                      const LaunchContext& context) {
-  if (args.q.rows == 0) return;
-  switch (args.cache.head_dim) {
-    case 16: return attention_decode_hd16(args, num_splits, scratch, context);
-    case 32: return attention_decode_hd32(args, num_splits, scratch, context);
-    case 64: return attention_decode_hd64(args, num_splits, scratch, context);
-    case 80: return attention_decode_hd80(args, num_splits, scratch, context);
-    case 96: return attention_decode_hd96(args, num_splits, scratch, context);
-    case 128: return attention_decode_hd128(args, num_splits, scratch, context);
-    case 256: return attention_decode_hd256(args, num_splits, scratch, context);
-    default: fail(ErrorCode::unsupported, "no attention kernel for head_dim ", args.cache.head_dim);
   }
 }
 

@@ -1,155 +1,139 @@
 #pragma once
-#include <cuda_runtime.h>
-
-#include <algorithm>
-
-#include "attention/attention.h"
-#include "attention/attention_tile.cuh"
+#include "attention/decode_merge.cuh"
+#include "attention/decode_page.cuh"
+#include "attention/decode_rows.cuh"
 #include "device/pdl.cuh"
 
 namespace imp::cuda {
 
-// Grid: (splits, kv heads, sequences). A block's keys come in tiles of 64; warp w takes keys 16w .. 16w + 15 of each
-// and keeps its own softmax, merged at the end through shared memory, then across blocks through `partial`:
-//   partial[((sequence * kv_heads + kv_head) * splits + split) * kDecodeRows * (kHeadDim + 2)]: o rows, then max, then
-//   sum.
-inline constexpr int kDecodeWarps = 4;
-inline constexpr int kDecodeTileKeys = kDecodeWarps * 16;
-inline constexpr int kDecodeMaxStages = 3;  // tiles in shared memory: as many as the device has room for
-
-template <int kHeadDim>
-__global__ __launch_bounds__(kDecodeWarps * 32) void attention_decode_kernel(AttentionParams p, int stages,
-                                                                             float* partial, int32_t* counters) {
-  extern __shared__ __align__(16) __half tiles[];
-  __shared__ float warp_max[kDecodeWarps][kDecodeRows], warp_sum[kDecodeWarps][kDecodeRows];
-  __shared__ bool is_last;
-  constexpr int kTileHalves = 2 * kDecodeTileKeys * kRowHalves<kHeadDim>;
-  constexpr int kThreads = kDecodeWarps * 32;
+// Decode attention: at most 16 query rows (tokens x heads of the group) of a (sequence, kv head), see AttentionArgs; and
+// fused, all of QkRopeKvArgs on the way.
+//
+// Grid: (splits, kv heads, sequences); blocks of one pair lie side by side and form clusters of p.cluster. The context
+// is cut into pages (16 keys, what a block of the KV cache is) and its pages are dealt out evenly to the warps of as
+// many blocks as the context is worth; the rest of the grid leaves at once, so that a launch planned for a longer
+// context costs little. Every warp streams its own pages through its own ring of `stages` buffers (cp.async), with its
+// own softmax: there is no barrier between the first page and the last. Then decode_merge.cuh adds up.
+//
+// Fused, only q, k and v of the new tokens come from the kernel before. Keys of earlier tokens come from earlier steps,
+// so their first pages are on the way while the kernel before still runs; a step's first kernel therefore must not
+// start before the step before has ended (see embed_rows()). Not fused, the newest keys come from this step too, and
+// everything waits.
+//
+// Bytes moved: K and V of the context once a kv head, 4 * head_dim * 16 a page; everything else is a few KiB.
+// The split over the context is flash-decoding's (Dao et al. 2023).
+template <int kHeadDim, int kRowTiles, int kWarps>
+__global__ __launch_bounds__(kWarps * 32) void attention_decode_kernel(const __grid_constant__ DecodeParams p) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  constexpr int kRows = kRowTiles * 8, kThreads = kWarps * 32;
+  __shared__ float2 warp_stats[kWarps][kRows];
   pdl_trigger();
-  pdl_wait();
+  if (!p.fused) pdl_wait();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int split = blockIdx.x, num_splits = gridDim.x, kv_head = blockIdx.y, sequence = blockIdx.z;
-  const SequenceSpan span = sequence_span(p, sequence);
+  const int kv_head = blockIdx.y, sequence = blockIdx.z;
+  const int first_token = p.query_start[sequence], num_tokens = p.query_start[sequence + 1] - first_token;
+  const int context = p.context_len[sequence];
+  const SequenceSpan span = {first_token, num_tokens, context - num_tokens,
+                             p.block_tables + static_cast<int64_t>(sequence) * p.block_table_stride};
   const int num_rows = span.num_tokens * p.group;
-  if (num_rows == 0) return;
-
-  const int context = span.first_position + span.num_tokens;
   const int lowest = p.window == 0 ? 0 : max(0, span.first_position - p.window + 1);
-  const int first_tile = lowest / kDecodeTileKeys,
-            num_tiles = (context + kDecodeTileKeys - 1) / kDecodeTileKeys - first_tile;
-  const int tile_begin = first_tile + static_cast<int>(static_cast<int64_t>(num_tiles) * split / num_splits);
-  const int tile_end = first_tile + static_cast<int>(static_cast<int64_t>(num_tiles) * (split + 1) / num_splits);
+  const int first_page = lowest / kPageKeys, num_pages = (context + kPageKeys - 1) / kPageKeys - first_page;
 
-  QueryFragments<kHeadDim> q;
-  q.load(p, span, kv_head, 0, num_rows);
-  const int rows[2] = {lane / 4, lane / 4 + 8};
-  const int positions[2] = {rows[0] < num_rows ? span.first_position + rows[0] / p.group : -1,
-                            rows[1] < num_rows ? span.first_position + rows[1] / p.group : -1};
-  RunningOutput<kHeadDim> output;
-  auto tile_at = [&](int t) { return tiles + (t - tile_begin) % stages * kTileHalves; };
-  auto copy = [&](int t) {
-    if (t < tile_end)
-      copy_tile<kHeadDim, kDecodeTileKeys, kThreads>(p, span, kv_head, t * kDecodeTileKeys, context, tile_at(t));
-    cp_async_commit();
+  // A launch needs one block that waits for the kernel before, and has it: not all sequences are empty.
+  int active = min((num_pages + kWarps * p.min_pages - 1) / (kWarps * p.min_pages), static_cast<int>(gridDim.x));
+  if (active > p.cluster) active = (active + p.cluster - 1) / p.cluster * p.cluster;
+  const int split = blockIdx.x;
+  if (num_rows == 0 || split >= active) return;
+  const int rank = split % p.cluster, mates = min(active, p.cluster);
+  if (mates > 1) cluster_arrive();
+  const auto page_of = [&](int worker) {
+    return first_page + static_cast<int>(static_cast<unsigned>(num_pages * worker) / static_cast<unsigned>(active * kWarps));
   };
-  for (int s = 0; s < stages - 1; ++s) copy(tile_begin + s);
-  for (int t = tile_begin; t < tile_end; ++t) {
-    if (stages == 1) copy(t);
-    if (stages == kDecodeMaxStages)
-      cp_async_wait<kDecodeMaxStages - 2>();
-    else
-      cp_async_wait<0>();
+  const int begin = page_of(split * kWarps + warp), end = page_of(split * kWarps + warp + 1);
+
+  const DecodeShared at = decode_shared(kHeadDim, kWarps, p.stages, kRows, p.max_tokens, p.cluster);
+  auto* slots = reinterpret_cast<__half*>(shared) + warp * p.stages * page_halves(kHeadDim);
+  auto* q = reinterpret_cast<__half*>(shared + at.q);
+  auto* new_k = reinterpret_cast<__half*>(shared + at.new_k);
+  auto* new_v = reinterpret_cast<__half*>(shared + at.new_v);
+  auto* angles = reinterpret_cast<float2*>(shared + at.angles);
+
+  // The pages' places, 32 at a time in the lanes, and 32 ahead.
+  const auto places = [&](int page) { return page + lane < end ? span.block_table[page + lane] : 0; };
+  int place = places(begin), place_ahead = places(begin + 32);
+  const int in_cache = p.fused ? span.first_position : context;  // keys before it are in the cache
+  int next_page = begin, next_slot = 0;
+  const auto copy_next = [&] {
+    if (next_page < end) {
+      const int i = (next_page - begin) % 32;
+      if (i == 0 && next_page > begin) place = place_ahead, place_ahead = places(next_page + 32);
+      const int64_t block = __shfl_sync(~0u, place, i);
+      const int64_t offset = (block * p.num_kv_heads + kv_head) * (kPageKeys * kHeadDim);
+      copy_page<kHeadDim>(p.k_cache + offset, p.v_cache + offset, in_cache - next_page * kPageKeys,
+                          slots + next_slot * page_halves(kHeadDim));
+    }
+    cp_async_commit();
+    ++next_page;
+    next_slot = next_slot + 1 == p.stages ? 0 : next_slot + 1;
+  };
+  for (int s = 0; s < p.stages; ++s) copy_next();
+
+  const int block_begin = page_of(split * kWarps) * kPageKeys, block_end = page_of((split + 1) * kWarps) * kPageKeys;
+  const int first_new = min(max(block_begin - span.first_position, 0), span.num_tokens);
+  const int end_new = min(max(block_end - span.first_position, 0), span.num_tokens);
+  DecodeRows<kHeadDim, kWarps> rows(p, span, kv_head, num_rows, first_new, p.fused ? end_new : first_new, angles, q,
+                                    new_k, new_v);
+  DecodeAccumulator<kHeadDim, kRowTiles> sums(num_rows, num_tokens, p.group, span.first_position);
+  for (int i = threadIdx.x; i < (kRows - num_rows) * kPageRow<kHeadDim>; i += kThreads)
+    q[num_rows * kPageRow<kHeadDim> + i] = __half(0);
+  rows.prepare();
+  if (p.fused) {
+    for (int i = threadIdx.x; i < num_tokens * (kHeadDim / 2); i += kThreads)
+      angles[i] = rope_angle(i % (kHeadDim / 2), span.first_position + i / (kHeadDim / 2), p.rotary_dim, p.inv_freq,
+                             p.magnitude);
     __syncthreads();
-    if (stages > 1) copy(t + stages - 1);
-    output.template add<kDecodeTileKeys, 16>(p, q, tile_at(t), warp * 16, t * kDecodeTileKeys, positions);
-    if (stages == 1) __syncthreads();  // before the tile is overwritten
+    pdl_wait();
+  }
+  rows.run();
+  __syncthreads();
+  sums.load_queries(q);
+
+  int slot = 0;
+  for (int page = begin; page < end; ++page) {
+    cp_async_wait(p.stages - 1);
+    __syncwarp();
+    __half* keys = slots + slot * page_halves(kHeadDim);
+    const int first_key = page * kPageKeys;
+    if (first_key + kPageKeys > in_cache && p.fused) {
+      constexpr int kChunks = kHeadDim / 8;
+      const int first = max(first_key, span.first_position), count = min(first_key + kPageKeys, context) - first;
+      for (int i = lane; i < count * kChunks; i += 32) {
+        const int from = (first - span.first_position + i / kChunks) * kPageRow<kHeadDim> + i % kChunks * 8;
+        const int to = (first - first_key + i / kChunks) * kPageRow<kHeadDim> + i % kChunks * 8;
+        *reinterpret_cast<uint4*>(keys + to) = *reinterpret_cast<const uint4*>(new_k + from);
+        *reinterpret_cast<uint4*>(keys + kPageKeys * kPageRow<kHeadDim> + to) =
+            *reinterpret_cast<const uint4*>(new_v + from);
+      }
+      __syncwarp();
+    }
+    const bool masked = first_key + kPageKeys - 1 > span.first_position ||
+                        (p.window > 0 && first_key <= context - 1 - p.window);
+    sums.add(keys, first_key, masked, {p.softcap, p.window});
+    __syncwarp();  // all lanes have read the page
+    copy_next();
+    slot = slot + 1 == p.stages ? 0 : slot + 1;
   }
   cp_async_wait<0>();
-  output.finish_sums();
-
-  // Merge the four warps: their outputs go through shared memory, where the tiles were.
+  __syncwarp();
+  sums.store(reinterpret_cast<float*>(slots), warp_stats[warp]);  // a warp's first page has room for it
   __syncthreads();
-  auto* merged = reinterpret_cast<float*>(tiles);  // [warps][rows][head_dim]
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    if (lane % 4 == 0) {
-      warp_max[warp][rows[r]] = output.max[r];
-      warp_sum[warp][rows[r]] = output.sum[r];
-    }
-#pragma unroll
-    for (int d = 0; d < kHeadDim / 8; ++d)
-      *reinterpret_cast<float2*>(merged + (warp * kDecodeRows + rows[r]) * kHeadDim + d * 8 + (lane % 4) * 2) =
-          make_float2(output.o[d][r * 2], output.o[d][r * 2 + 1]);
-  }
-  __syncthreads();
-  constexpr int kPart = kDecodeRows * (kHeadDim + 2);
   const int64_t pair = static_cast<int64_t>(sequence) * p.num_kv_heads + kv_head;
-  float* own = partial + (pair * num_splits + split) * kPart;
-  auto store = [&](int row, int d, float value) {
-    store_one(p, (span.first_token + row / p.group) * p.out_stride + (kv_head * p.group + row % p.group) * kHeadDim + d,
-              value);
-  };
-  for (int i = threadIdx.x; i < num_rows * kHeadDim; i += kThreads) {
-    const int row = i / kHeadDim, d = i % kHeadDim;
-    float top = -INFINITY;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) top = fmaxf(top, warp_max[w][row]);
-    const float base = top == -INFINITY ? 0 : top;
-    float value = 0, sum = 0;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      const float weight = exp2f(warp_max[w][row] - base);
-      value += weight * merged[(w * kDecodeRows + row) * kHeadDim + d];
-      sum += weight * warp_sum[w][row];
-    }
-    if (num_splits == 1) {
-      store(row, d, value / sum);
-    } else {
-      own[row * kHeadDim + d] = value;
-      if (d == 0) {
-        own[kDecodeRows * kHeadDim + row] = top;
-        own[kDecodeRows * (kHeadDim + 1) + row] = sum;
-      }
-    }
-  }
-  if (num_splits == 1) return;
-
-  // The block that arrives last adds up the parts of all, in their order.
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) is_last = atomicAdd(&counters[pair], 1) == num_splits - 1;
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  const float* parts = partial + pair * num_splits * kPart;
-  for (int i = threadIdx.x; i < num_rows * kHeadDim; i += kThreads) {
-    const int row = i / kHeadDim, d = i % kHeadDim;
-    float top = -INFINITY;
-    for (int s = 0; s < num_splits; ++s) top = fmaxf(top, __ldcg(parts + s * kPart + kDecodeRows * kHeadDim + row));
-    float value = 0, sum = 0;
-    for (int s = 0; s < num_splits; ++s) {
-      const float weight = exp2f(__ldcg(parts + s * kPart + kDecodeRows * kHeadDim + row) - top);
-      value += weight * __ldcg(parts + s * kPart + row * kHeadDim + d);
-      sum += weight * __ldcg(parts + s * kPart + kDecodeRows * (kHeadDim + 1) + row);
-    }
-    store(row, d, value / sum);
-  }
-  if (threadIdx.x == 0) counters[pair] = 0;  // ready for the next launch
+  merge_parts<kHeadDim, kRows, kWarps>(DecodeOutput<kHeadDim>{p, span, kv_head, num_rows},
+                                       reinterpret_cast<const float*>(shared), p.stages * page_halves(kHeadDim) / 2,
+                                       warp_stats, reinterpret_cast<float*>(shared + at.received), rank, mates,
+                                       split / p.cluster, active / mates, pair);
 }
 
-template <int kHeadDim>
-void launch_attention_decode(const AttentionArgs& args, int num_splits, const AttentionScratch& scratch,
-                             const LaunchContext& context) {
-  const AttentionParams p = make_params(args);
-  const dim3 grid(static_cast<unsigned>(num_splits), static_cast<unsigned>(p.num_kv_heads),
-                  static_cast<unsigned>(args.batch.num_sequences));
-  constexpr size_t kTile = 2 * kDecodeTileKeys * kRowHalves<kHeadDim> * sizeof(__half);
-  constexpr size_t kMerge = kDecodeWarps * kDecodeRows * kHeadDim * sizeof(float);
-  constexpr size_t kStatic = 1024;  // the kernel's own arrays
-  const size_t room = (static_cast<size_t>(context.max_shared_bytes) - kStatic) / kTile;
-  const size_t stages = std::clamp<size_t>(room, 1, kDecodeMaxStages);
-  launch(context, "attention_decode", attention_decode_kernel<kHeadDim>, grid, kDecodeWarps * 32,
-         std::max(stages * kTile, kMerge), p, static_cast<int>(stages), scratch.partial, scratch.counters);
-}
+using DecodeKernel = void (*)(DecodeParams);
 
 }  // namespace imp::cuda

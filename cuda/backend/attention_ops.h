@@ -7,7 +7,7 @@
 
 namespace imp::cuda {
 
-/// Settings that concern prefill attention. Two families compute it fused, without a matrix of scores: the
+/// Settings that concern attention. Two families of prefill kernels compute it fused, without a matrix of scores: the
 /// register-resident one for heads of 128 (`fa2`) and the tiled one for the others, and for those of 128 where the
 /// first is off. On sm_90 wgmma kernels stand in for both.
 struct AttentionSwitches {
@@ -19,6 +19,8 @@ struct AttentionSwitches {
   bool half_output = true;                    // attention.fa2_pv_f16acc
   int64_t threshold = -1;                     // attention.fmha_prefill_threshold
   int64_t scores_bytes = int64_t{384} << 20;  // attention.attn_scores_mib
+  bool rope_in_decode = true;                 // attention.no_qknorm_fused is false
+  bool decode_ahead = true;                   // attention.splitk_pipe: decode copies pages ahead
 };
 AttentionSwitches attention_switches(const Settings& settings);
 
@@ -44,14 +46,18 @@ struct AttentionProblem {
   int num_counters;  // of the scratch
   int capability;
   AttentionSwitches switches = {};
+  bool with_rope = false;  // q and k still need their norm and rotation
 
   int query_rows() const { return max_query_len * (num_heads / num_kv_heads); }  // of one kv head
 };
 
-using AttentionLaunch = void (*)(const AttentionContext&, const AttentionArgs&);
+/// `rope` is null where q and k come ready and k and v are in the cache, and for kernels that need it so.
+using AttentionLaunch = void (*)(const AttentionContext&, const QkRopeKvArgs* rope, const AttentionArgs&);
 const KernelTable<AttentionProblem, AttentionLaunch>& attention_table();
 
-void run_attention(const AttentionContext& context, const AttentionArgs& args);
+void run_attention(const AttentionContext& context, const QkRopeKvArgs* rope, const AttentionArgs& args);
+/// Whether norm, rotation and the cache's slots of such a batch are done by the attention kernel itself.
+bool rope_runs_in_attention(const AttentionContext& context, const AttentionArgs& args);
 std::vector<Verdict> explain_attention(const AttentionContext& context, const AttentionQuery& query);
 
 /// What load settles about a model's attention.

@@ -1,13 +1,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/attention_decode.h"
 #include "backend/attention_ops.h"
 #include "config/config.h"
 
 namespace imp::cuda {
 namespace {
-
-constexpr int kMinKeysPerSplit = 128;
 
 const char* reject_head_dim(const AttentionProblem& p) {
   return attention_head_dim_supported(p.head_dim) ? nullptr : "no instance for this head_dim";
@@ -19,17 +18,32 @@ const char* reject_decode(const AttentionProblem& p) {
   if (p.num_sequences * p.num_kv_heads > p.num_counters) return "more sequences times kv heads than counters";
   return nullptr;
 }
+template <bool kAhead>
+const char* reject_plain_decode(const AttentionProblem& p) {
+  if (p.switches.decode_ahead != kAhead)
+    return kAhead ? "attention.splitk_pipe is false" : "attention.splitk_pipe is true";
+  return reject_decode(p);
+}
+template <bool kAhead>
+const char* reject_rope_decode(const AttentionProblem& p) {
+  if (!p.with_rope) return "q and k come ready";
+  if (!p.switches.rope_in_decode) return "attention.no_qknorm_fused is true";
+  return reject_plain_decode<kAhead>(p);
+}
+template <bool kAhead>
+void launch_rope_decode(const AttentionContext& context, const QkRopeKvArgs* rope, const AttentionArgs& args) {
+  rope_attention_decode(*rope, args, plan_decode(args, kAhead, context.scratch, context.launch), context.scratch,
+                        context.launch);
+}
+template <bool kAhead>
 void launch_decode(const AttentionContext& context, const AttentionArgs& args) {
-  const int pairs = args.batch.num_sequences * args.cache.num_kv_heads;
-  // Enough blocks to fill the card twice, each with keys enough to be worth its start.
-  const int seen = args.sliding_window > 0 ? std::min(args.batch.max_context_len, args.sliding_window + 64)
-                                           : args.batch.max_context_len;
-  int splits = std::max(1, 2 * context.launch.num_sms / pairs);
-  splits = std::min({splits, kMaxSplits, std::max(1, seen / kMinKeysPerSplit)});
-  while (splits > 1 && decode_partial_floats(args.batch.num_sequences, args.cache.num_kv_heads, splits,
-                                             args.cache.head_dim) > context.scratch.partial_floats)
-    --splits;
-  attention_decode(args, splits, context.scratch, context.launch);
+  attention_decode(args, plan_decode(args, kAhead, context.scratch, context.launch), context.scratch, context.launch);
+}
+
+/// For kernels that take q and k ready; run_attention() never gives them `rope`.
+template <auto kLaunch>
+void ready(const AttentionContext& context, const QkRopeKvArgs*, const AttentionArgs& args) {
+  kLaunch(context, args);
 }
 
 bool is_fa2(const AttentionProblem& p) { return p.head_dim == 128 && p.switches.fa2; }
@@ -101,13 +115,16 @@ void launch_fa2(const AttentionContext& context, const AttentionArgs& args) {
 }
 
 constexpr Candidate<AttentionProblem, AttentionLaunch> kAttention[] = {
-    {"attention_decode", reject_decode, launch_decode},
-    {"attention_scores", reject_scores, launch_scores},
-    {"attention_wgmma", reject_wgmma, launch_wgmma},
-    {"attention_fa2_accf16_pv", reject_half_output, launch_fa2<Fa2Sums::f16>},
-    {"attention_fa2_accf16", reject_half_scores, launch_fa2<Fa2Sums::f16_scores>},
-    {"attention_fa2", reject_fa2, launch_fa2<Fa2Sums::fp32>},
-    {"attention_tiled", reject_tiled, launch_tiled},
+    {"rope_attention_decode", reject_rope_decode<true>, launch_rope_decode<true>},
+    {"rope_attention_decode_unpiped", reject_rope_decode<false>, launch_rope_decode<false>},
+    {"attention_decode", reject_plain_decode<true>, ready<launch_decode<true>>},
+    {"attention_decode_unpiped", reject_plain_decode<false>, ready<launch_decode<false>>},
+    {"attention_scores", reject_scores, ready<launch_scores>},
+    {"attention_wgmma", reject_wgmma, ready<launch_wgmma>},
+    {"attention_fa2_accf16_pv", reject_half_output, ready<launch_fa2<Fa2Sums::f16>>},
+    {"attention_fa2_accf16", reject_half_scores, ready<launch_fa2<Fa2Sums::f16_scores>>},
+    {"attention_fa2", reject_fa2, ready<launch_fa2<Fa2Sums::fp32>>},
+    {"attention_tiled", reject_tiled, ready<launch_tiled>},
 };
 constexpr KernelTable<AttentionProblem, AttentionLaunch> kAttentionTable{"attention", kAttention};
 
@@ -115,6 +132,20 @@ std::string known_head_dims() {
   std::string text;
   for (int width : kAttentionHeadDims) text += cat(text.empty() ? "" : ", ", width);
   return text;
+}
+
+AttentionProblem problem_of(const AttentionContext& context, const AttentionArgs& args, bool with_rope) {
+  return {.num_sequences = args.batch.num_sequences,
+          .max_query_len = args.batch.max_query_len,
+          .max_context_len = args.batch.max_context_len,
+          .num_heads = args.num_heads,
+          .num_kv_heads = args.cache.num_kv_heads,
+          .head_dim = args.cache.head_dim,
+          .sliding_window = args.sliding_window,
+          .num_counters = context.scratch.num_counters,
+          .capability = context.capability,
+          .switches = context.switches,
+          .with_rope = with_rope};
 }
 
 }  // namespace
@@ -128,7 +159,9 @@ AttentionSwitches attention_switches(const Settings& settings) {
           .half_scores = keys.fa2_f16acc,
           .half_output = keys.fa2_pv_f16acc,
           .threshold = keys.fmha_prefill_threshold,
-          .scores_bytes = std::min<int64_t>(keys.attn_scores_mib, 1 << 24) << 20};
+          .scores_bytes = std::min<int64_t>(keys.attn_scores_mib, 1 << 24) << 20,
+          .rope_in_decode = !keys.no_qknorm_fused,
+          .decode_ahead = keys.splitk_pipe};
 }
 
 int64_t derived_threshold(const AttentionSwitches& switches, int num_heads) {
@@ -137,19 +170,14 @@ int64_t derived_threshold(const AttentionSwitches& switches, int num_heads) {
 
 const KernelTable<AttentionProblem, AttentionLaunch>& attention_table() { return kAttentionTable; }
 
-void run_attention(const AttentionContext& context, const AttentionArgs& args) {
+void run_attention(const AttentionContext& context, const QkRopeKvArgs* rope, const AttentionArgs& args) {
   if (args.q.rows == 0) return;
-  const AttentionProblem problem = {.num_sequences = args.batch.num_sequences,
-                                    .max_query_len = args.batch.max_query_len,
-                                    .max_context_len = args.batch.max_context_len,
-                                    .num_heads = args.num_heads,
-                                    .num_kv_heads = args.cache.num_kv_heads,
-                                    .head_dim = args.cache.head_dim,
-                                    .sliding_window = args.sliding_window,
-                                    .num_counters = context.scratch.num_counters,
-                                    .capability = context.capability,
-                                    .switches = context.switches};
-  kAttentionTable.select(problem).launch(context, args);
+  kAttentionTable.select(problem_of(context, args, rope != nullptr)).launch(context, rope, args);
+}
+
+bool rope_runs_in_attention(const AttentionContext& context, const AttentionArgs& args) {
+  const AttentionProblem problem = problem_of(context, args, true);
+  return !reject_rope_decode<true>(problem) || !reject_rope_decode<false>(problem);
 }
 
 std::vector<Verdict> explain_attention(const AttentionContext& context, const AttentionQuery& query) {
@@ -163,7 +191,8 @@ std::vector<Verdict> explain_attention(const AttentionContext& context, const At
        .sliding_window = query.sliding_window,
        .num_counters = context.scratch.num_counters,
        .capability = context.capability,
-       .switches = context.switches});
+       .switches = context.switches,
+       .with_rope = true});
 }
 
 AttentionPlan plan_attention(const ModelSpec& spec, const AttentionSwitches& switches, int capability,

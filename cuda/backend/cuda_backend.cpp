@@ -3,6 +3,7 @@
 #include <map>
 #include <set>
 
+#include "attention/attention_decode.h"
 #include "backend/attention_ops.h"
 #include "backend/device_facts.h"
 #include "backend/device_memory.h"
@@ -60,6 +61,7 @@ class CudaBackend final : public Backend {
     launch_.launches = &launches_;
     attention_.capability = 10 * properties_.major + properties_.minor;
     launch_.pdl_launches = &pdl_launches_;
+    launch_.max_cluster = decode_max_cluster(device);
     if (options.settings) {
       const Settings& settings = *options.settings;
       launch_.pdl = !settings.runtime.no_pdl && properties_.major >= 9;
@@ -135,7 +137,11 @@ class CudaBackend final : public Backend {
   GraphStats graph_stats() const override;
 
   void embed(const EmbedArgs& args) override {
-    embed_rows(args, launch_);
+    // A step's first kernel waits until all before it has ended, without the overlap that the others have: kernels of a
+    // step may touch what earlier steps wrote (the KV cache above all) before they wait for anything in their own.
+    LaunchContext whole = launch_;
+    whole.pdl = false;
+    embed_rows(args, whole);
     timed("embed", args);
   }
   void rms_norm(const RmsNormArgs& args) override {
@@ -152,8 +158,18 @@ class CudaBackend final : public Backend {
   }
   void attention(const AttentionArgs& args) override {
     attention_.launch = launch_;
-    run_attention(attention_, args);
+    run_attention(attention_, nullptr, args);
     if (timer_) timer_->end_op("attention", [args] { return cost_on_device(args); }, launch_);
+  }
+  void rope_attention(const QkRopeKvArgs& rope, const AttentionArgs& args) override {
+    attention_.launch = launch_;
+    if (!rope_runs_in_attention(attention_, args)) return Backend::rope_attention(rope, args);
+    run_attention(attention_, &rope, args);
+    const auto cost = [args, before = cost_of(rope)] {
+      const OpCost own = cost_on_device(args);
+      return OpCost{before.bytes + own.bytes, before.flops + own.flops};
+    };
+    if (timer_) timer_->end_op("attention", cost, launch_);
   }
   void softcap(const SoftcapArgs& args) override {
     cuda::softcap(args, launch_);
@@ -289,7 +305,7 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
   const int64_t rows = limits.max_tokens * 2 * cols + gate_up_bytes(limits.max_tokens, intermediate);
   const int64_t head = lm_dequant_fp16_ ? int64_t{2} * spec.vocab_size * spec.hidden_size : 0;
   const int64_t scratch = 2 * PrefillWeights::scratch_elements(spec) + 4 * limits.max_tokens;
-  const int64_t partial = 4 * decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
+  const int64_t partial = 4 * max_decode_partial_floats(launch_);
   return static_cast<uint64_t>(rows + head + scratch + partial + attention_plan_.scores_bytes) +
          (fp8_prefill_ ? PrefillWeights::fp8_bytes(spec) : 0) + kCublasWorkspaceBytes + 4096 * sizeof(int32_t) +
          SamplingOps::scratch_bytes(limits);
@@ -321,7 +337,7 @@ void CudaBackend::finish_load(const StepLimits& limits) {
   // Splits times kv heads times sequences never exceeds what num_splits() hands out.
   attention_.scratch.num_counters = 4096;
   attention_.scratch.counters = static_cast<int32_t*>(allocate(4096 * sizeof(int32_t), MemoryTag::workspace));
-  attention_.scratch.partial_floats = decode_partial_floats(1, 1, 8 * launch_.num_sms, 256);
+  attention_.scratch.partial_floats = max_decode_partial_floats(launch_);
   attention_.scratch.partial =
       static_cast<float*>(allocate(static_cast<uint64_t>(attention_.scratch.partial_floats) * 4, MemoryTag::workspace));
   sampling_.open(limits, [this](uint64_t bytes) { return allocate(bytes, MemoryTag::workspace); });

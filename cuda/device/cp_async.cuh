@@ -23,5 +23,14 @@ template <int kPending>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+/// The same where the number, 0 to 3, is known at run time alone; more than 3 count as 3.
+__device__ __forceinline__ void cp_async_wait(int pending) {
+  switch (pending) {
+    case 0: return cp_async_wait<0>();
+    case 1: return cp_async_wait<1>();
+    case 2: return cp_async_wait<2>();
+    default: return cp_async_wait<3>();
+  }
+}
 
 }  // namespace imp::cuda

@@ -2,15 +2,15 @@
 
 #include "core/error.h"
 #include "device/pdl.cuh"
-#include "device/reduce.cuh"
 #include "rope/qk_rope_kv.h"
 #include "rope/qk_rope_kv_prefill.h"
+#include "rope/rope_row.cuh"
 
 namespace imp::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kMaxPerLane = 16;  // head_dim up to 512
+constexpr int kMaxPairs = 8;  // of a lane: head_dim up to 512
 
 struct Params {
   float *q, *k, *v;
@@ -34,8 +34,8 @@ __device__ int sequence_of(const Params& p, int token) {
 }
 
 // Heads of a token: q heads, then k heads, then v heads.
+template <int kPairs>
 __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_kernel(Params p) {
-  extern __shared__ float shared[];
   pdl_trigger();
   pdl_wait();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -48,40 +48,32 @@ __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_kernel(Params p) {
                        : p.k + token * p.k_stride) +
                index * p.head_dim;
   const int position = p.positions[token];
-  float* values = shared + warp * p.head_dim;
 
-  float sum_sq = 0;
-  for (int d = lane; d < p.head_dim; d += 32) {
-    values[d] = row[d];
-    sum_sq += values[d] * values[d];
+  RopeRow<kPairs> values;
+  values.load(row, p.head_dim, p.rotary_dim, p.interleaved);
+  if (const float* norm = is_q ? p.q_norm : is_v ? nullptr : p.k_norm) {
+    RopeRow<kPairs> weight;
+    weight.load(norm, p.head_dim, p.rotary_dim, p.interleaved);
+    values.norm(weight, p.head_dim, p.epsilon);
   }
-  const float* norm = is_q ? p.q_norm : is_v ? nullptr : p.k_norm;
-  if (norm) {
-    const float scale = rsqrtf(warp_sum(sum_sq) / p.head_dim + p.epsilon);
-    for (int d = lane; d < p.head_dim; d += 32) values[d] *= scale * norm[d];
+  __half* cached = nullptr;
+  if (!is_q) {
+    const int block = p.block_tables[sequence_of(p, token) * p.block_table_stride + position / p.block_size];
+    const int64_t slot =
+        (static_cast<int64_t>(block) * p.num_kv_heads + index) * p.block_size + position % p.block_size;
+    cached = (is_v ? p.v_cache : p.k_cache) + slot * p.head_dim;
   }
-  __syncwarp();
-  if (!is_v) {
-    const int half = p.rotary_dim / 2;
-    for (int i = lane; i < half; i += 32) {
-      float sine, cosine;
-      sincosf(static_cast<float>(position) * p.inv_freq[i], &sine, &cosine);
-      sine *= p.magnitude, cosine *= p.magnitude;
-      const int a = p.interleaved ? 2 * i : i, b = p.interleaved ? 2 * i + 1 : i + half;
-      const float x = values[a], y = values[b];
-      values[a] = x * cosine - y * sine;
-      values[b] = y * cosine + x * sine;
-    }
-    __syncwarp();
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+    const int pair = lane + 32 * j;
+    if (pair >= p.head_dim / 2) continue;
+    if (!is_v) values.rotate(j, rope_angle(pair, position, p.rotary_dim, p.inv_freq, p.magnitude));
+    const int2 dims = rope_pair(pair, p.rotary_dim, p.interleaved);
+    if (is_q)
+      row[dims.x] = values.x[j], row[dims.y] = values.y[j];
+    else
+      cached[dims.x] = __float2half(values.x[j]), cached[dims.y] = __float2half(values.y[j]);
   }
-  if (is_q) {
-    for (int d = lane; d < p.head_dim; d += 32) row[d] = values[d];
-    return;
-  }
-  const int block = p.block_tables[sequence_of(p, token) * p.block_table_stride + position / p.block_size];
-  const int64_t slot = (static_cast<int64_t>(block) * p.num_kv_heads + index) * p.block_size + position % p.block_size;
-  __half* cache = (is_v ? p.v_cache : p.k_cache) + slot * p.head_dim;
-  for (int d = lane; d < p.head_dim; d += 32) cache[d] = __float2half(values[d]);
 }
 
 }  // namespace
@@ -89,8 +81,9 @@ __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_kernel(Params p) {
 void qk_rope_kv(const QkRopeKvArgs& args, int num_heads, const LaunchContext& context) {
   if (args.q.rows == 0) return;
   if (!reject_qk_rope_kv_prefill(args)) return qk_rope_kv_prefill(args, num_heads, context);
-  if (args.head_dim > kMaxPerLane * 32)
-    fail(ErrorCode::unsupported, "head_dim is ", args.head_dim, "; the CUDA kernels take up to ", kMaxPerLane * 32);
+  if (args.head_dim > kMaxPairs * 64 || args.head_dim % 2 != 0)
+    fail(ErrorCode::unsupported, "head_dim is ", args.head_dim, "; the CUDA kernels take even ones up to ",
+         kMaxPairs * 64);
   const Params p{args.q.row<float>(0),
                  args.k.row<float>(0),
                  args.v.row<float>(0),
@@ -117,7 +110,11 @@ void qk_rope_kv(const QkRopeKvArgs& args, int num_heads, const LaunchContext& co
                  args.batch.positions};
   const int heads = num_heads + 2 * args.cache.num_kv_heads;
   const dim3 grid(static_cast<unsigned>(args.q.rows), static_cast<unsigned>((heads + kWarps - 1) / kWarps));
-  launch(context, "qk_rope_kv", qk_rope_kv_kernel, grid, kWarps * 32, kWarps * args.head_dim * sizeof(float), p);
+  const auto kernel = args.head_dim <= 64    ? qk_rope_kv_kernel<1>
+                      : args.head_dim <= 128 ? qk_rope_kv_kernel<2>
+                      : args.head_dim <= 256 ? qk_rope_kv_kernel<4>
+                                             : qk_rope_kv_kernel<kMaxPairs>;
+  launch(context, "qk_rope_kv", kernel, grid, kWarps * 32, 0, p);
 }
 
 }  // namespace imp::cuda

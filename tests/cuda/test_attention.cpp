@@ -106,7 +106,6 @@ class Problem {
     return text;
   }
 
-  int num_sequences() const { return paged_.batch().num_sequences; }
   const Shape& shape() const { return shape_; }
 
  private:
@@ -151,21 +150,9 @@ constexpr PrefillKernel kPrefillKernels[] = {
 struct Device : TestDevice {
   int major = 0;
   Device() { check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute"); }
-  static constexpr int kCounters = 256;
   static constexpr int64_t kScoresHalves = int64_t{8} << 20;
   DeviceArray<uint16_t> scores{std::vector<uint16_t>(kScoresHalves, 0x7e00)};
-  DeviceArray<float> partial{std::vector<float>(int64_t{6} << 20, kNan)};
-  DeviceArray<int32_t> counters{std::vector<int32_t>(kCounters, 0)};
 
-  std::vector<float> decode(Problem& problem, int splits, int shared_bytes = 0) {
-    REQUIRE(decode_partial_floats(problem.num_sequences(), problem.shape().num_kv_heads, splits,
-                                  problem.shape().head_dim) <= 6 << 20);
-    LaunchContext with = context(true);
-    if (shared_bytes > 0) with.max_shared_bytes = shared_bytes;
-    return problem.on_device([&](const AttentionArgs& args) {
-      attention_decode(args, splits, {partial.data(), 6 << 20, counters.data(), kCounters}, with);
-    });
-  }
   /// The largest distance of any prefill kernel that takes this head width, in both types of output: "" or which.
   std::string prefill(Problem& problem, const std::vector<float>& expected) {
     for (const PrefillKernel& kernel : kPrefillKernels) {
@@ -180,89 +167,11 @@ struct Device : TestDevice {
     }
     return "";
   }
-  /// Every counter is zero again, or the next launch goes wrong.
-  bool counters_are_zero() const { return counters.download() == std::vector<int32_t>(kCounters, 0); }
 };
 
 constexpr int kHeadDims[] = {16, 32, 64, 80, 96, 128, 256};
 
 }  // namespace
-
-TEST_CASE("decode: every head width and group, one to many splits, ragged contexts") {
-  Random random(1);
-  Device device;
-  for (int head_dim : kHeadDims) {
-    for (int group : {1, 3, 4, 8}) {
-      Problem problem({group, 2, head_dim, 0, 0, 1, 2}, {{1, 1}, {1, 600}, {1, 63}, {1, 64}, {1, 65}, {1, 257}},
-                      random);
-      const std::vector<float> expected = problem.expected();
-      for (int splits : {1, 2, 3, 7, 64}) {
-        CAPTURE(head_dim);
-        CAPTURE(group);
-        CAPTURE(splits);
-        CHECK(problem.worst(expected, device.decode(problem, splits)) == "");
-      }
-    }
-  }
-  CHECK(device.counters_are_zero());
-}
-
-TEST_CASE("decode: several tokens a sequence, as speculation and short prompts have them") {
-  Random random(2);
-  Device device;
-  for (int head_dim : {64, 128}) {
-    for (const auto& [group, tokens] : {std::pair{1, 16}, {4, 4}, {3, 5}, {8, 2}, {16, 1}}) {
-      Problem problem({group, 2, head_dim, 0, 0, 1, 2}, {{tokens, tokens}, {tokens, 300}, {1, 129}}, random);
-      const std::vector<float> expected = problem.expected();
-      for (int splits : {1, 5}) {
-        CAPTURE(head_dim);
-        CAPTURE(group);
-        CHECK(problem.worst(expected, device.decode(problem, splits)) == "");
-      }
-      CHECK(device.prefill(problem, expected) == "");
-    }
-  }
-}
-
-TEST_CASE("decode: windows, softcap, long contexts, sharp scores") {
-  Random random(3);
-  Device device;
-  for (const Shape& shape :
-       {Shape{4, 1, 256, 512}, Shape{4, 1, 256, 17}, Shape{2, 2, 128, 1}, Shape{8, 1, 64, 0, 30.0f, 3, 3},
-        Shape{4, 2, 128, 100, 5.0f, 2, 2}, Shape{1, 2, 80, 0, 0, 6, 6}}) {
-    Problem problem(shape, {{1, 5000}, {1, 40}, {1, 513}}, random);
-    const std::vector<float> expected = problem.expected();
-    for (int splits : {1, 9, 64}) {
-      CAPTURE(shape.head_dim);
-      CAPTURE(shape.window);
-      CAPTURE(splits);
-      CHECK(problem.worst(expected, device.decode(problem, splits)) == "");
-    }
-  }
-}
-
-TEST_CASE("decode: any number of tiles in shared memory gives the same bits") {
-  Random random(4);
-  Device device;
-  for (int head_dim : kHeadDims) {
-    Problem problem({4, 2, head_dim}, {{1, 700}, {1, 3}, {1, 130}}, random);
-    const std::vector<float> most = device.decode(problem, 3);
-    const int tile_bytes = 2 * 64 * (head_dim + 8) * 2;
-    for (int tiles : {1, 2}) {
-      CAPTURE(head_dim);
-      CAPTURE(tiles);
-      CHECK(same_bits(device.decode(problem, 3, std::max(tiles * tile_bytes + 1024, 4 * 16 * head_dim * 4)), most));
-    }
-  }
-}
-
-TEST_CASE("decode repeats bit for bit") {
-  Random random(5);
-  Device device;
-  Problem problem({4, 8, 128}, {{1, 3000}, {1, 2000}, {1, 17}, {1, 1024}}, random);
-  const std::vector<float> first = device.decode(problem, 16);
-  for (int i = 0; i < 20; ++i) CHECK(same_bits(device.decode(problem, 16), first));
-}
 
 TEST_CASE("prefill: every head width and group, whole prompts and chunks after a context") {
   Random random(6);

@@ -80,6 +80,22 @@ TEST_CASE("16 query rows a kv head are decode, 17 are not") {
   CHECK(reason(decode(513, 100), "attention_decode") == "more sequences times kv heads than counters");
 }
 
+TEST_CASE("decode rotates on the way unless a setting or the caller has it done before; one page at a time on request") {
+  AttentionProblem problem = decode(1, 500);
+  CHECK(taken(problem) == "attention_decode");
+  CHECK(reason(problem, "rope_attention_decode") == "q and k come ready");
+  problem.with_rope = true;
+  CHECK(taken(problem) == "rope_attention_decode");
+  problem.switches = with({{"no_qknorm_fused", "true"}});
+  CHECK(taken(problem) == "attention_decode");
+  CHECK(reason(problem, "rope_attention_decode") == "attention.no_qknorm_fused is true");
+  problem.switches = with({{"no_qknorm_fused", "true"}, {"splitk_pipe", "false"}});
+  CHECK(taken(problem) == "attention_decode_unpiped");
+  CHECK(reason(problem, "attention_decode") == "attention.splitk_pipe is false");
+  problem.switches = with({{"splitk_pipe", "false"}});
+  CHECK(taken(problem) == "rope_attention_decode_unpiped");
+}
+
 TEST_CASE("prefill by default: wgmma on sm_90, mma.sync elsewhere, always fused") {
   const AttentionSwitches defaults = with({});
   for (int tokens : {20, 300, 2508, 2509, 100000}) {
@@ -208,7 +224,7 @@ TEST_CASE("explain asks the same table") {
       if (verdict.chosen) return std::string(verdict.name);
     return std::string();
   };
-  CHECK(chosen({1, 1, 1024, 32, 8, 128, 0}) == "attention_decode");
+  CHECK(chosen({1, 1, 1024, 32, 8, 128, 0}) == "rope_attention_decode");
   CHECK(chosen({512, 512, 512, 32, 8, 128, 0}) == "attention_wgmma");
   CHECK(chosen({512, 512, 512, 32, 8, 112, 0}) == "");
   context.switches = with({{"fmha_fa2", "never"}});

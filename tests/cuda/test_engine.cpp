@@ -92,6 +92,23 @@ TEST_CASE("tokens drawn on the device, and steps launched before they are seen, 
   }
 }
 
+TEST_CASE("attention.no_qknorm_fused and splitk_pipe: other kernels, the same text") {
+  for (const std::string name : kModels) {
+    CAPTURE(name);
+    Engine plain = on_device({}, name), separate = on_device({{"attention.no_qknorm_fused", "true"}}, name),
+           unpiped = on_device({{"attention.splitk_pipe", "false"}}, name);
+    const Completion expected = complete(plain, prompt_of(40), greedy(20));
+    CHECK(complete(separate, prompt_of(40), greedy(20)) == expected);
+    CHECK(complete(unpiped, prompt_of(40), greedy(20)) == expected);
+    CHECK(launches_of(plain, "rope_attention_decode") > 0);
+    CHECK(launches_of(plain, "rope_attention_decode_unpiped") == 0);
+    CHECK(launches_of(separate, "rope_attention_decode") == 0);
+    CHECK(launches_of(separate, "qk_rope_kv") > launches_of(plain, "qk_rope_kv"));
+    CHECK(launches_of(unpiped, "rope_attention_decode_unpiped") > 0);
+    CHECK(launches_of(unpiped, "rope_attention_decode") == launches_of(unpiped, "rope_attention_decode_unpiped"));
+  }
+}
+
 TEST_CASE("several sequences of one request part from one prompt") {
   Engine engine = on_device();
   SamplingParams params = greedy(30);

@@ -21,28 +21,27 @@ TensorView attend(const LayerContext& in, const SequenceBatch& batch, TensorView
                      .outputs = qkv,
                      .role = LinearRole::qkv});
 
-  in.backend.qk_rope_kv({.q = q,
-                         .k = k,
-                         .v = v,
-                         .head_dim = is.head_dim,
-                         .q_norm = weights.q_norm,
-                         .k_norm = weights.k_norm,
-                         .norm_epsilon = in.norm_epsilon,
-                         .pairing = is.rope.pairing,
-                         .rotary_dim = is.rope.rotary_dim,
-                         .inv_freq = in.rope.inv_freq,
-                         .rope_magnitude = in.rope.magnitude,
-                         .cache = in.cache,
-                         .batch = batch});
-
-  in.backend.attention({.q = q,
-                        .out = attended,
-                        .num_heads = is.num_heads,
-                        .scale = is.scale,
-                        .softcap = is.logit_softcap,
-                        .sliding_window = is.sliding_window,
-                        .cache = in.cache,
-                        .batch = batch});
+  in.backend.rope_attention({.q = q,
+                             .k = k,
+                             .v = v,
+                             .head_dim = is.head_dim,
+                             .q_norm = weights.q_norm,
+                             .k_norm = weights.k_norm,
+                             .norm_epsilon = in.norm_epsilon,
+                             .pairing = is.rope.pairing,
+                             .rotary_dim = is.rope.rotary_dim,
+                             .inv_freq = in.rope.inv_freq,
+                             .rope_magnitude = in.rope.magnitude,
+                             .cache = in.cache,
+                             .batch = batch},
+                            {.q = q,
+                             .out = attended,
+                             .num_heads = is.num_heads,
+                             .scale = is.scale,
+                             .softcap = is.logit_softcap,
+                             .sliding_window = is.sliding_window,
+                             .cache = in.cache,
+                             .batch = batch});
   return attended;
 }
 

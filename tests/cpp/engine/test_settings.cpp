@@ -160,6 +160,15 @@ TEST_CASE("gemm.no_mmvq takes all integer kernels away; no_mmvq_q8_0 those of Q8
   }
 }
 
+TEST_CASE("settings of GPU kernels: said to be without effect on the CPU") {
+  for (const auto& [key, value] : Overrides{{"attention.no_qknorm_fused", "true"}, {"attention.splitk_pipe", "false"}}) {
+    CAPTURE(key);
+    const std::string sentence = key + " = " + value + " has no effect on the CPU";
+    CHECK(contains(make_engine({{key, value}}).report_json(), sentence));
+    CHECK_FALSE(contains(make_engine().report_json(), sentence));
+  }
+}
+
 TEST_CASE("generation.force_bos puts BOS in front, once") {
   Engine plain = make_engine(), forced = make_engine({{"generation.force_bos", "true"}});
   const TokenId bos = forced.tokenizer()->special().bos.value();

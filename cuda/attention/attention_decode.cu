@@ -1,0 +1,151 @@
+#include "attention/attention_decode.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace imp::cuda {
+
+using DecodeKernel = void (*)(DecodeParams);
+// One head width a .cu, so that they compile side by side.
+DecodeKernel decode_kernel_hd16(int row_tiles, int warps);
+DecodeKernel decode_kernel_hd32(int row_tiles, int warps);
+DecodeKernel decode_kernel_hd64(int row_tiles, int warps);
+DecodeKernel decode_kernel_hd80(int row_tiles, int warps);
+DecodeKernel decode_kernel_hd96(int row_tiles, int warps);
+DecodeKernel decode_kernel_hd128(int row_tiles, int warps);
+DecodeKernel decode_kernel_hd256(int row_tiles, int warps);
+
+namespace {
+
+constexpr int kMinStages = 2, kMaxStages = 4;
+constexpr int kSharedBytes = 150 * 1024;  // more in flight than this brings nothing, and leaves no room for neighbours
+constexpr int kSharedBytesOfTwo = 112 * 1024;
+constexpr int kMaxSplits = 64;
+constexpr int kClusterPages = 256;  // longer contexts want all multiprocessors, of which clusters leave some alone
+constexpr int kStaticShared = 1024;  // the kernel's own arrays
+
+DecodeKernel kernel_of(int head_dim, int row_tiles, int warps) {
+  switch (head_dim) {
+    case 16: return decode_kernel_hd16(row_tiles, warps);
+    case 32: return decode_kernel_hd32(row_tiles, warps);
+    case 64: return decode_kernel_hd64(row_tiles, warps);
+    case 80: return decode_kernel_hd80(row_tiles, warps);
+    case 96: return decode_kernel_hd96(row_tiles, warps);
+    case 128: return decode_kernel_hd128(row_tiles, warps);
+    case 256: return decode_kernel_hd256(row_tiles, warps);
+    default: fail(ErrorCode::unsupported, "no attention kernel for head_dim ", head_dim);
+  }
+}
+
+int rows_of(const AttentionArgs& args) {
+  return args.batch.max_query_len * (args.num_heads / args.cache.num_kv_heads);
+}
+int row_tiles_of(const AttentionArgs& args) { return (rows_of(args) + 7) / 8; }
+
+void launch_decode(const char* name, const QkRopeKvArgs* rope, const AttentionArgs& args, const DecodePlan& plan,
+                   const AttentionScratch& scratch, const LaunchContext& context) {
+  if (args.q.rows == 0) return;
+  const int head_dim = args.cache.head_dim, kv_heads = args.cache.num_kv_heads, tiles = row_tiles_of(args);
+  if (rows_of(args) > kDecodeRows)
+    fail(ErrorCode::internal, "decode attention of ", rows_of(args), " query rows a kv head; it takes ", kDecodeRows);
+  const DecodeParams params = decode_params(rope, args, plan, scratch);
+  const DecodeShared shared =
+      decode_shared(head_dim, plan.warps, plan.stages, tiles * 8, params.max_tokens, plan.cluster);
+  const dim3 grid(static_cast<unsigned>(plan.splits), static_cast<unsigned>(kv_heads),
+                  static_cast<unsigned>(args.batch.num_sequences));
+  launch_clusters(context, name, kernel_of(head_dim, tiles, plan.warps), grid, plan.warps * 32,
+                  static_cast<unsigned>(plan.cluster), static_cast<size_t>(shared.total), params);
+}
+
+}  // namespace
+
+DecodeParams decode_params(const QkRopeKvArgs* rope, const AttentionArgs& args, const DecodePlan& plan,
+                           const AttentionScratch& scratch) {
+  if (args.cache.block_size != kPageKeys)
+    fail(ErrorCode::unsupported, "blocks of ", args.cache.block_size, " tokens in the KV cache; the CUDA kernels take ",
+         kPageKeys);
+  DecodeParams p = {};
+  p.q = args.q.row<float>(0), p.q_stride = args.q.row_stride;
+  p.out = args.out.data, p.out_stride = args.out.row_stride, p.out_bf16 = args.out.dtype == DType::bf16;
+  p.k_cache = static_cast<__half*>(args.cache.k), p.v_cache = static_cast<__half*>(args.cache.v);
+  p.num_kv_heads = args.cache.num_kv_heads, p.group = args.num_heads / args.cache.num_kv_heads;
+  p.scale = args.scale, p.softcap = args.softcap, p.window = args.sliding_window;
+  p.query_start = args.batch.query_start, p.context_len = args.batch.context_len;
+  p.block_tables = args.batch.block_tables, p.block_table_stride = args.batch.block_table_stride;
+  p.max_tokens = args.batch.max_query_len;
+  p.cluster = plan.cluster, p.stages = plan.stages, p.min_pages = plan.min_pages;
+  p.partial = scratch.partial, p.counters = scratch.counters;
+  if (rope) {
+    p.fused = true;
+    p.k = rope->k.row<float>(0), p.k_stride = rope->k.row_stride;
+    p.v = rope->v.row<float>(0), p.v_stride = rope->v.row_stride;
+    p.q_norm = rope->q_norm, p.k_norm = rope->k_norm, p.epsilon = rope->norm_epsilon;
+    p.interleaved = rope->pairing == RopePairing::interleaved, p.rotary_dim = rope->rotary_dim;
+    p.inv_freq = rope->inv_freq, p.magnitude = rope->rope_magnitude;
+  }
+  return p;
+}
+
+int64_t decode_partial_floats(const DecodePlan& plan, int pairs, int head_dim) {
+  if (plan.splits == plan.cluster) return 0;
+  const int block = slice_floats(kDecodeRows, head_dim, plan.cluster) + 2 * kDecodeRows;
+  return static_cast<int64_t>(pairs) * plan.splits * block;
+}
+
+// A plan has at most one block a multiprocessor where it has more than one a pair.
+int64_t max_decode_partial_floats(const LaunchContext& context) {
+  return decode_partial_floats({.splits = 2, .cluster = 1}, context.num_sms / 2 + 1, 256);
+}
+
+int decode_max_cluster(int device) {
+  int has_clusters = 0;
+  check(cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device), "cudaDeviceGetAttribute");
+  return has_clusters ? 8 : 1;
+}
+
+DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const AttentionScratch& scratch,
+                       const LaunchContext& context) {
+  const int pairs = args.batch.num_sequences * args.cache.num_kv_heads, head_dim = args.cache.head_dim;
+  const int seen = args.sliding_window > 0
+                       ? std::min(args.batch.max_context_len, args.sliding_window + args.batch.max_query_len)
+                       : args.batch.max_context_len;
+  const int pages = (seen + kPageKeys - 1) / kPageKeys;
+  DecodePlan plan;
+  // Few blocks want many warps each. With more pairs than multiprocessors, two smaller blocks on each hide each other's
+  // beginnings and ends.
+  const int warps = plan.warps = pairs > context.num_sms ? 4 : max_decode_warps(head_dim);
+  // One block a multiprocessor, as long as all warps have a page.
+  int wanted = std::max(1, std::min({context.num_sms / pairs, kMaxSplits, (pages + warps - 1) / warps}));
+  if (pages <= kClusterPages) {
+    while (plan.cluster * 2 <= std::min(wanted, context.max_cluster)) plan.cluster *= 2;
+    if (plan.cluster > 1) wanted = plan.cluster;
+  }
+  plan.splits = wanted;
+  while (plan.splits > plan.cluster && (decode_partial_floats(plan, pairs, head_dim) > scratch.partial_floats ||
+                                        pairs * plan.cluster > scratch.num_counters))
+    plan.splits -= plan.cluster;
+
+  const int pages_a_warp = (pages + plan.splits * warps - 1) / (plan.splits * warps);
+  const auto shared_bytes = [&](int stages) {
+    const int tokens = args.batch.max_query_len;
+    return decode_shared(head_dim, warps, stages, row_tiles_of(args) * 8, tokens, plan.cluster).total + kStaticShared;
+  };
+  if (pipelined) plan.stages = std::clamp(pages_a_warp, kMinStages, kMaxStages);
+  const int most = std::min(context.max_shared_bytes, pairs > context.num_sms ? kSharedBytesOfTwo : kSharedBytes);
+  while (plan.stages > 1 && shared_bytes(plan.stages) > most) --plan.stages;
+  return plan;
+}
+
+void attention_decode(const AttentionArgs& args, const DecodePlan& plan, const AttentionScratch& scratch,
+                      const LaunchContext& context) {
+  launch_decode(plan.stages > 1 ? "attention_decode" : "attention_decode_unpiped", nullptr, args, plan, scratch,
+                context);
+}
+void rope_attention_decode(const QkRopeKvArgs& rope, const AttentionArgs& args, const DecodePlan& plan,
+                           const AttentionScratch& scratch, const LaunchContext& context) {
+  launch_decode(plan.stages > 1 ? "rope_attention_decode" : "rope_attention_decode_unpiped", &rope, args, plan,
+                scratch, context);
+}
+
+}  // namespace imp::cuda

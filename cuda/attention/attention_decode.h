@@ -1,0 +1,43 @@
+#pragma once
+#include "attention/attention.h"
+#include "attention/decode_params.h"
+#include "ops/args.h"
+#include "runtime/launch.h"
+
+namespace imp::cuda {
+
+/// How the context of a decode is cut up. A launch has `splits` blocks a (sequence, kv head); a sequence uses as many
+/// of them as it is long enough for, so a plan for a longer context than there is costs little.
+struct DecodePlan {
+  int splits = 1;     // a multiple of cluster
+  int cluster = 1;    // blocks that add up through shared memory; what is left is added up through AttentionScratch
+  int stages = 1;     // pages that a warp holds; 1: copying and computing take turns
+  int min_pages = 1;  // a warp has at least, before another block takes part
+  int warps = 4;      // of a block: 4 or 8, see max_decode_warps()
+};
+
+/// A plan for the longest context the batch is planned for. `pipelined`: as many stages as are worth while, else one.
+DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const AttentionScratch& scratch,
+                       const LaunchContext& context);
+
+/// See AttentionArgs; oracle cpp/reference/attention.cpp. At most kDecodeRows query rows a (sequence, kv head). Scores
+/// and sums in fp32, q, k, p and v in f16 on the tensor cores. Results do not depend on timing.
+void attention_decode(const AttentionArgs& args, const DecodePlan& plan, const AttentionScratch& scratch,
+                      const LaunchContext& context);
+/// The same after qk_rope_kv(rope), in one launch and with the same bits in `out` and in the cache; q is left as it was.
+void rope_attention_decode(const QkRopeKvArgs& rope, const AttentionArgs& args, const DecodePlan& plan,
+                           const AttentionScratch& scratch, const LaunchContext& context);
+
+/// Floats of AttentionScratch::partial that a plan needs for `pairs` of (sequence, kv head); 0 where one cluster does.
+int64_t decode_partial_floats(const DecodePlan& plan, int pairs, int head_dim);
+
+/// The most that any plan needs.
+int64_t max_decode_partial_floats(const LaunchContext& context);
+/// Blocks that a cluster of these kernels may have on a device; 1 where it has no clusters.
+int decode_max_cluster(int device);
+
+/// For benchmarks of single instances. `rope` may be null.
+DecodeParams decode_params(const QkRopeKvArgs* rope, const AttentionArgs& args, const DecodePlan& plan,
+                           const AttentionScratch& scratch);
+
+}  // namespace imp::cuda
