@@ -91,4 +91,18 @@ inline double report_number(const std::string& json, const std::vector<std::stri
 
 inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
+/// Kernels run so far whose name contains `part`.
+inline double launches_of(const Engine& engine, const std::string& part) {
+  const std::string report = engine.report_json();
+  const size_t begin = report.find("\"launches\":{") + 12;
+  const std::string list = report.substr(begin, report.find('}', begin) - begin);
+  double sum = 0;
+  for (size_t at = list.find('"'); at != std::string::npos;) {
+    const size_t colon = list.find(':', at);
+    if (contains(list.substr(at, colon - at), part)) sum += std::stod(list.substr(colon + 1));
+    at = list.find('"', colon);
+  }
+  return sum;
+}
+
 }  // namespace imp::test

@@ -23,20 +23,6 @@ double effective(const Engine& engine, const std::string& key) {
   return report_number(engine.report_json(), {"effective", key, "value"});
 }
 
-/// Kernels run so far whose name contains `part`.
-double launches_of(const Engine& engine, const std::string& part) {
-  const std::string report = engine.report_json();
-  const size_t begin = report.find("\"launches\":{") + 12;
-  const std::string list = report.substr(begin, report.find('}', begin) - begin);
-  double sum = 0;
-  for (size_t at = list.find('"'); at != std::string::npos;) {
-    const size_t colon = list.find(':', at);
-    if (contains(list.substr(at, colon - at), part)) sum += std::stod(list.substr(colon + 1));
-    at = list.find('"', colon);
-  }
-  return sum;
-}
-
 float highest_magnitude(const std::vector<float>& logits) {
   float highest = 0;
   for (float logit : logits) highest = std::max(highest, std::abs(logit));
