@@ -190,7 +190,8 @@ class Step {
     const double with = bench_.time([&] {
       for (int i = 0; i < layers_; ++i) stream(i), attend(i, attention);
     });
-    if (streams_only_ == 0) streams_only_ = bench_.time([&] {
+    if (streams_only_ == 0)
+      streams_only_ = bench_.time([&] {
         for (int i = 0; i < layers_; ++i) stream(i);
       });
     return 1000 / layers_ * (with - streams_only_);
@@ -227,18 +228,29 @@ void table(Bench& bench) {
   std::printf("%-14s %6s %4s  %-14s %9s %9s %9s %9s %6s\n", "shape", "depth", "seqs", "plan", "alone us", "+pdl us",
               "in step", "GB/s", "share");
   for (const Shape& shape : kShapes) {
-    for (const auto& [depth, batch] : {std::pair{16, 1}, {128, 1}, {512, 1}, {4096, 1}, {16384, 1}, {65536, 1},
-                                      {256, 4}, {4096, 4}, {512, 16}, {4096, 16}, {512, 64}, {2048, 64}}) {
+    for (const auto& [depth, batch] : {std::pair{16, 1},
+                                       {128, 1},
+                                       {512, 1},
+                                       {4096, 1},
+                                       {16384, 1},
+                                       {65536, 1},
+                                       {256, 4},
+                                       {4096, 4},
+                                       {512, 16},
+                                       {4096, 16},
+                                       {512, 64},
+                                       {2048, 64}}) {
       Step step(bench, shape, depth, batch);
       const DecodePlan plan = plan_decode(step.args(0), true, bench.scratch, bench.context);
       const auto attention = [&](const QkRopeKvArgs& rope, const AttentionArgs& args) {
         rope_attention_decode(rope, args, plan, bench.scratch, bench.context);
       };
-      const double plain = step.alone(false, attention), pdl = step.alone(true, attention), in = step.in_step(attention);
+      const double plain = step.alone(false, attention), pdl = step.alone(true, attention),
+                   in = step.in_step(attention);
       const double best = std::min(pdl, plain);
       std::printf("%-14s %6d %4d  w%d %2d/%-2d s%d    %9.2f %9.2f %9.2f %9.0f %5.0f%%\n", shape.name, depth, batch,
-                  plan.warps, plan.splits, plan.cluster, plan.stages, plain, pdl, in,
-                  step.layer_bytes() / best / 1e3, 100 * step.layer_bytes() / best / 1e-6 / kReadBandwidth);
+                  plan.warps, plan.splits, plan.cluster, plan.stages, plain, pdl, in, step.layer_bytes() / best / 1e3,
+                  100 * step.layer_bytes() / best / 1e-6 / kReadBandwidth);
       std::fflush(stdout);
     }
   }

@@ -1,7 +1,6 @@
-#include "attention/attention_decode.h"
-
 #include <algorithm>
 
+#include "attention/attention_decode.h"
 #include "core/error.h"
 
 namespace imp::cuda {
@@ -22,7 +21,7 @@ constexpr int kMinStages = 2, kMaxStages = 4;
 constexpr int kSharedBytes = 150 * 1024;  // more in flight than this brings nothing, and leaves no room for neighbours
 constexpr int kSharedBytesOfTwo = 112 * 1024;
 constexpr int kMaxSplits = 64;
-constexpr int kClusterPages = 256;  // longer contexts want all multiprocessors, of which clusters leave some alone
+constexpr int kClusterPages = 256;   // longer contexts want all multiprocessors, of which clusters leave some alone
 constexpr int kStaticShared = 1024;  // the kernel's own arrays
 
 DecodeKernel kernel_of(int head_dim, int row_tiles, int warps) {
@@ -38,9 +37,7 @@ DecodeKernel kernel_of(int head_dim, int row_tiles, int warps) {
   }
 }
 
-int rows_of(const AttentionArgs& args) {
-  return args.batch.max_query_len * (args.num_heads / args.cache.num_kv_heads);
-}
+int rows_of(const AttentionArgs& args) { return args.batch.max_query_len * (args.num_heads / args.cache.num_kv_heads); }
 int row_tiles_of(const AttentionArgs& args) { return (rows_of(args) + 7) / 8; }
 
 void launch_decode(const char* name, const QkRopeKvArgs* rope, const AttentionArgs& args, const DecodePlan& plan,
@@ -144,8 +141,8 @@ void attention_decode(const AttentionArgs& args, const DecodePlan& plan, const A
 }
 void rope_attention_decode(const QkRopeKvArgs& rope, const AttentionArgs& args, const DecodePlan& plan,
                            const AttentionScratch& scratch, const LaunchContext& context) {
-  launch_decode(plan.stages > 1 ? "rope_attention_decode" : "rope_attention_decode_unpiped", &rope, args, plan,
-                scratch, context);
+  launch_decode(plan.stages > 1 ? "rope_attention_decode" : "rope_attention_decode_unpiped", &rope, args, plan, scratch,
+                context);
 }
 
 }  // namespace imp::cuda

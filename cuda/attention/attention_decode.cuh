@@ -6,8 +6,8 @@
 
 namespace imp::cuda {
 
-// Decode attention: at most 16 query rows (tokens x heads of the group) of a (sequence, kv head), see AttentionArgs; and
-// fused, all of QkRopeKvArgs on the way.
+// Decode attention: at most 16 query rows (tokens x heads of the group) of a (sequence, kv head), see AttentionArgs;
+// and fused, all of QkRopeKvArgs on the way.
 //
 // Grid: (splits, kv heads, sequences); blocks of one pair lie side by side and form clusters of p.cluster. The context
 // is cut into pages (16 keys, what a block of the KV cache is) and its pages are dealt out evenly to the warps of as
@@ -47,7 +47,8 @@ __global__ __launch_bounds__(kWarps * 32) void attention_decode_kernel(const __g
   const int rank = split % p.cluster, mates = min(active, p.cluster);
   if (mates > 1) cluster_arrive();
   const auto page_of = [&](int worker) {
-    return first_page + static_cast<int>(static_cast<unsigned>(num_pages * worker) / static_cast<unsigned>(active * kWarps));
+    return first_page +
+           static_cast<int>(static_cast<unsigned>(num_pages * worker) / static_cast<unsigned>(active * kWarps));
   };
   const int begin = page_of(split * kWarps + warp), end = page_of(split * kWarps + warp + 1);
 
@@ -116,8 +117,8 @@ __global__ __launch_bounds__(kWarps * 32) void attention_decode_kernel(const __g
       }
       __syncwarp();
     }
-    const bool masked = first_key + kPageKeys - 1 > span.first_position ||
-                        (p.window > 0 && first_key <= context - 1 - p.window);
+    const bool masked =
+        first_key + kPageKeys - 1 > span.first_position || (p.window > 0 && first_key <= context - 1 - p.window);
     sums.add(keys, first_key, masked, {p.softcap, p.window});
     __syncwarp();  // all lanes have read the page
     copy_next();

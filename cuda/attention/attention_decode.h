@@ -24,7 +24,8 @@ DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const Attentio
 /// and sums in fp32, q, k, p and v in f16 on the tensor cores. Results do not depend on timing.
 void attention_decode(const AttentionArgs& args, const DecodePlan& plan, const AttentionScratch& scratch,
                       const LaunchContext& context);
-/// The same after qk_rope_kv(rope), in one launch and with the same bits in `out` and in the cache; q is left as it was.
+/// The same after qk_rope_kv(rope), in one launch and with the same bits in `out` and in the cache; q is left as it
+/// was.
 void rope_attention_decode(const QkRopeKvArgs& rope, const AttentionArgs& args, const DecodePlan& plan,
                            const AttentionScratch& scratch, const LaunchContext& context);
 

@@ -45,11 +45,11 @@ struct DecodeOutput {
   __device__ __forceinline__ void store(int unit, const DecodePart& part) const {
     const int row = unit / (kHeadDim / 4), dim = unit % (kHeadDim / 4) * 4;
     const int token = span.num_tokens == 1 ? 0 : row / p.group;
-    const int64_t at = (span.first_token + token) * p.out_stride +
-                       (kv_head * p.group + row - token * p.group) * kHeadDim + dim;
+    const int64_t at =
+        (span.first_token + token) * p.out_stride + (kv_head * p.group + row - token * p.group) * kHeadDim + dim;
     const float inverse = 1 / part.sum;
-    const float4 x = make_float4(part.value.x * inverse, part.value.y * inverse, part.value.z * inverse,
-                                 part.value.w * inverse);
+    const float4 x =
+        make_float4(part.value.x * inverse, part.value.y * inverse, part.value.z * inverse, part.value.w * inverse);
     if (!p.out_bf16) {
       *reinterpret_cast<float4*>(static_cast<float*>(p.out) + at) = x;
       return;
@@ -89,7 +89,7 @@ __device__ __forceinline__ void merge_parts(const DecodeOutput<kHeadDim>& output
   };
   const int slice_units = slice_floats(num_rows, kHeadDim, mates) / 4;
   const int first_unit = rank * slice_units, end_unit = min(first_unit + slice_units, units);
-  auto* stats = reinterpret_cast<float2*>(received);                       // [mates][kRows]
+  auto* stats = reinterpret_cast<float2*>(received);                      // [mates][kRows]
   auto* parts = reinterpret_cast<float4*>(received + 2 * mates * kRows);  // [mates][slice_units]
   if (mates > 1) {
     cluster_wait();  // for the arrival at the kernel's start: all blocks are running
@@ -141,12 +141,12 @@ __device__ __forceinline__ void merge_parts(const DecodeOutput<kHeadDim>& output
   for (int unit = first_unit + threadIdx.x; unit < end_unit; unit += kThreads) {
     const int row = unit / kUnits;
     const float* stat_at = all + part_floats - 2 * num_rows + 2 * row;
-    output.store(unit, combine(
-                           num_clusters,
-                           [&](int c) { return __ldcg(reinterpret_cast<const float2*>(stat_at + c * stride)); },
-                           [&](int c) {
-                             return __ldcg(reinterpret_cast<const float4*>(all + c * stride + (unit - first_unit) * 4));
-                           }));
+    output.store(unit,
+                 combine(
+                     num_clusters, [&](int c) { return __ldcg(reinterpret_cast<const float2*>(stat_at + c * stride)); },
+                     [&](int c) {
+                       return __ldcg(reinterpret_cast<const float4*>(all + c * stride + (unit - first_unit) * 4));
+                     }));
   }
   if (threadIdx.x == 0) *counter = 0;  // ready for the next launch
 }

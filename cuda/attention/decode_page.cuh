@@ -1,8 +1,8 @@
 #pragma once
 #include "attention/decode_params.h"
 #include "device/cp_async.cuh"
-#include "device/mma.cuh"
 #include "device/math.cuh"
+#include "device/mma.cuh"
 
 namespace imp::cuda {
 
@@ -132,8 +132,8 @@ struct DecodeAccumulator {
       weights[t][0] = transpose_8x8(pack_half2(s[t][0], s[t][1]));
       weights[t][1] = transpose_8x8(pack_half2(s[t][2], s[t][3]));
     }
-    const __half* v = page + kPageKeys * kPageRow<kHeadDim> +
-                      (lane % 8 + lane / 16 * 8) * kPageRow<kHeadDim> + lane / 8 % 2 * 8;
+    const __half* v =
+        page + kPageKeys * kPageRow<kHeadDim> + (lane % 8 + lane / 16 * 8) * kPageRow<kHeadDim> + lane / 8 % 2 * 8;
 #pragma unroll
     for (int d = 0; d < kSteps; ++d) {
       uint32_t a[4];

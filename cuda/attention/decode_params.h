@@ -12,7 +12,7 @@ constexpr int max_decode_warps(int head_dim) { return head_dim > 128 ? 4 : 8; }
 
 /// What decode attention is launched with; attention_decode.cuh has the formula.
 struct DecodeParams {
-  const float *q, *k, *v;  // k and v where fused
+  const float *q, *k, *v;                            // k and v where fused
   int64_t q_stride, k_stride, v_stride, out_stride;  // elements a token
   void* out;
   bool out_bf16;

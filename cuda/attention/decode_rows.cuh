@@ -15,8 +15,16 @@ class DecodeRows {
   __device__ __forceinline__ DecodeRows(const DecodeParams& params, const SequenceSpan& of, int kv_head_index, int rows,
                                         int first_new_token, int end_new_token, const float2* angle_table,
                                         __half* q_rows, __half* k_rows, __half* v_rows)
-      : p(params), span(of), kv_head(kv_head_index), num_rows(rows), first_new(first_new_token), end_new(end_new_token),
-        angles(angle_table), q(q_rows), new_k(k_rows), new_v(v_rows) {}
+      : p(params),
+        span(of),
+        kv_head(kv_head_index),
+        num_rows(rows),
+        first_new(first_new_token),
+        end_new(end_new_token),
+        angles(angle_table),
+        q(q_rows),
+        new_k(k_rows),
+        new_v(v_rows) {}
 
   /// Touches weights and the block table alone.
   __device__ __forceinline__ void prepare() {
@@ -65,8 +73,8 @@ class DecodeRows {
     if ((i - num_rows) % 2 == 0)
       return {p.k + (span.first_token + token) * p.k_stride + kv_head * kHeadDim, new_k + token * kStride,
               p.k_cache + at, angles + token * (kHeadDim / 2), Kind::k};
-    return {p.v + (span.first_token + token) * p.v_stride + kv_head * kHeadDim, new_v + token * kStride,
-            p.v_cache + at, nullptr, Kind::v};
+    return {p.v + (span.first_token + token) * p.v_stride + kv_head * kHeadDim, new_v + token * kStride, p.v_cache + at,
+            nullptr, Kind::v};
   }
   __device__ __forceinline__ void finish(const Item& item, Row& row) const {
     const int lane = threadIdx.x % 32;

@@ -45,8 +45,7 @@ struct RopeRow {
     float sum_sq = 0;
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) sum_sq = __fmaf_rn(y[j], y[j], __fmaf_rn(x[j], x[j], sum_sq));
-    const float scale =
-        rsqrtf(__fadd_rn(__fdiv_rn(warp_sum(sum_sq), static_cast<float>(head_dim)), epsilon));
+    const float scale = rsqrtf(__fadd_rn(__fdiv_rn(warp_sum(sum_sq), static_cast<float>(head_dim)), epsilon));
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {
       x[j] = __fmul_rn(x[j], __fmul_rn(scale, weight.x[j]));

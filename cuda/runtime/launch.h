@@ -48,8 +48,8 @@ void launch_clusters(const LaunchContext& context, const char* name, void (*kern
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {cluster, 1, 1};
     if (cluster > 8)  // more than every device with clusters must take
-      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                 cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed,
+                                 1),
             name);
   }
   check(cudaLaunchKernelEx(&config, kernel, Params(args)...), name);

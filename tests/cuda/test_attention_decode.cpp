@@ -1,7 +1,6 @@
-#include "attention/attention_decode.h"
-
 #include <doctest/doctest.h>
 
+#include "attention/attention_decode.h"
 #include "norm/elementwise.h"
 #include "rope/qk_rope_kv.h"
 #include "support/decode_problem.h"
@@ -109,8 +108,7 @@ TEST_CASE("only the new tokens' slots of the cache change, to what the reference
       CAPTURE(plan.cluster);
       CHECK(found.v == expected.v);
       size_t far = 0;  // a f16 may round the other way
-      for (size_t i = 0; i < expected.k.size(); ++i)
-        far += std::abs(int{found.k[i]} - int{expected.k[i]}) > 1;
+      for (size_t i = 0; i < expected.k.size(); ++i) far += std::abs(int{found.k[i]} - int{expected.k[i]}) > 1;
       CHECK(far == 0);
       CHECK(problem.worst(expected.out, found.out, kTolerance) == "");
     }
@@ -258,8 +256,9 @@ TEST_CASE("overlap with the kernel that makes q, k and v changes no bit") {
           const TensorView in = f32_view(inputs.data() + i * rows * cols, rows, cols);
           AttentionArgs step = args;
           step.out = f32_view(kept.data() + i * rows * args.q.cols, rows, args.q.cols);
-          rms_norm({.x = in, .weight = weight.data(), .epsilon = 1e-6f, .y = f32_view(args.q.row<float>(0), rows, cols)},
-                   context);
+          rms_norm(
+              {.x = in, .weight = weight.data(), .epsilon = 1e-6f, .y = f32_view(args.q.row<float>(0), rows, cols)},
+              context);
           rope_attention_decode(rope, step, plan, device.scratch(), context);
         }
         outs.push_back(kept.download());

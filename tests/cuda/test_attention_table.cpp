@@ -80,7 +80,8 @@ TEST_CASE("16 query rows a kv head are decode, 17 are not") {
   CHECK(reason(decode(513, 100), "attention_decode") == "more sequences times kv heads than counters");
 }
 
-TEST_CASE("decode rotates on the way unless a setting or the caller has it done before; one page at a time on request") {
+TEST_CASE(
+    "decode rotates on the way unless a setting or the caller has it done before; one page at a time on request") {
   AttentionProblem problem = decode(1, 500);
   CHECK(taken(problem) == "attention_decode");
   CHECK(reason(problem, "rope_attention_decode") == "q and k come ready");

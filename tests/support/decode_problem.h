@@ -32,8 +32,7 @@ class DecodeProblem {
   };
 
   DecodeProblem(const DecodeShape& shape, Sequences sequences, Random& random)
-      : shape_(shape), sequences_(sequences),
-        paged_(std::move(sequences), shape.num_kv_heads, shape.head_dim, random) {
+      : shape_(shape), sequences_(sequences), paged_(std::move(sequences), shape.num_kv_heads, shape.head_dim, random) {
     if (shape_.rotary_dim == 0) shape_.rotary_dim = shape_.head_dim;
     paged_.fill(random, shape.k_sigma, 2.0f);
     q_cols_ = int64_t{shape.group} * shape.num_kv_heads * shape.head_dim;

@@ -147,7 +147,8 @@ TEST_CASE("gemm.no_mmvq takes all integer kernels away; no_mmvq_q8_0 those of Q8
 }
 
 TEST_CASE("settings of GPU kernels: said to be without effect on the CPU") {
-  for (const auto& [key, value] : Overrides{{"attention.no_qknorm_fused", "true"}, {"attention.splitk_pipe", "false"}}) {
+  for (const auto& [key, value] :
+       Overrides{{"attention.no_qknorm_fused", "true"}, {"attention.splitk_pipe", "false"}}) {
     CAPTURE(key);
     const std::string sentence = key + " = " + value + " has no effect on the CPU";
     CHECK(contains(make_engine({{key, value}}).report_json(), sentence));
