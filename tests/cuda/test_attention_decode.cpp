@@ -129,6 +129,7 @@ TEST_CASE("several tokens a sequence, as speculation and short prompts have them
         CAPTURE(plan.cluster);
         const auto found = device.fused(problem, plan);
         CHECK(problem.worst(expected.out, found.out, kTolerance) == "");
+        if (problem.tokens() >= 32) continue;  // then another kernel rotates, with other roundings
         CHECK(same_bits(found.out, device.unfused(problem, plan).out));
       }
     }
