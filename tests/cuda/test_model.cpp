@@ -218,7 +218,8 @@ TEST_CASE("a prompt of 200 tokens: bf16 between the ops, fp8 where asked for, ag
                                  on_device([](Settings& settings) { settings.attention.fp8_prefill = "always"; }));
     MESSAGE(name, ": bf16 off by ", distance(bf16, cpu), ", fp8 by ", distance(fp8, cpu));
     CHECK(distance(bf16, cpu) < kBf16Prefill);
-    // e4m3 keeps 4 bits: each product errs by some 3 % (test_linear), and these models have little to average. Seen: 0.24.
+    // e4m3 keeps 4 bits: each product errs by some 3 % (test_linear), and these models have little to average. Seen:
+    // 0.24.
     CHECK(distance(fp8, cpu) < 0.3);
     CHECK(distance(fp8, cpu) > 2 * distance(bf16, cpu));
   }
