@@ -200,43 +200,63 @@ struct MmaRows {
     }
   }
 
+  /// o = o * rescale + P V. Dims are the inner loop, so that no product waits for the one before.
   __device__ __forceinline__ void add_values(const __half* v, const uint32_t (&a)[Tiles::kRowTiles][kBlocks / 2][4],
                                              const float (&rescale)[Tiles::kRowTiles][2]) {
     const int lane = threadIdx.x % 32;
     const __half* own = v + (lane % 8 + lane / 8 % 2 * 8) * Tiles::kRowHalves + lane / 16 * 8;
 #pragma unroll
-    for (int d = 0; d < kDimBlocks; d += 2) {
-      uint32_t half_sums[Tiles::kRowTiles][2][2] = {};
+    for (int t = 0; t < Tiles::kRowTiles; ++t) {
 #pragma unroll
-      for (int t = 0; t < Tiles::kRowTiles; ++t) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) o[t][d + i / 4][i % 4] *= rescale[t][i / 2 % 2];
-      }
+      for (int i = 0; i < kDimBlocks * 4; ++i) o[t][i / 4][i % 4] *= rescale[t][i / 2 % 2];
+    }
+    if constexpr (Tiles::kHalfOutput) {
+      add_half_values(own, a);
+    } else {
 #pragma unroll
       for (int n = 0; n < kBlocks / 2; ++n) {
-        uint32_t b[4];
-        load_matrix_x4_transposed(b, own + n * 16 * Tiles::kRowHalves + d * 8);
 #pragma unroll
-        for (int t = 0; t < Tiles::kRowTiles; ++t) {
-          if constexpr (Tiles::kHalfOutput) {
-            mma_16816_f16(half_sums[t][0], a[t][n], b[0], b[1]);
-            mma_16816_f16(half_sums[t][1], a[t][n], b[2], b[3]);
-          } else {
+        for (int d = 0; d < kDimBlocks; d += 2) {
+          uint32_t b[4];
+          load_matrix_x4_transposed(b, own + n * 16 * Tiles::kRowHalves + d * 8);
+#pragma unroll
+          for (int t = 0; t < Tiles::kRowTiles; ++t) {
             mma_16816(o[t][d], a[t][n], b[0], b[1]);
             mma_16816(o[t][d + 1], a[t][n], b[2], b[3]);
           }
         }
       }
-      if constexpr (Tiles::kHalfOutput) {
+    }
+  }
+  /// The same with sums in f16, 64 dims at a time.
+  __device__ __forceinline__ void add_half_values(const __half* own,
+                                                  const uint32_t (&a)[Tiles::kRowTiles][kBlocks / 2][4]) {
+    constexpr int kAtOnce = 8;
+    static_assert(kDimBlocks % kAtOnce == 0);
 #pragma unroll
-        for (int t = 0; t < Tiles::kRowTiles; ++t) {
+    for (int first = 0; first < kDimBlocks; first += kAtOnce) {
+      uint32_t sums[Tiles::kRowTiles][kAtOnce][2] = {};
 #pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            float sums[4];
-            unpack_half4(sums, half_sums[t][j]);
+      for (int n = 0; n < kBlocks / 2; ++n) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) o[t][d + j][i] += sums[i];
+        for (int d = 0; d < kAtOnce; d += 2) {
+          uint32_t b[4];
+          load_matrix_x4_transposed(b, own + n * 16 * Tiles::kRowHalves + (first + d) * 8);
+#pragma unroll
+          for (int t = 0; t < Tiles::kRowTiles; ++t) {
+            mma_16816_f16(sums[t][d], a[t][n], b[0], b[1]);
+            mma_16816_f16(sums[t][d + 1], a[t][n], b[2], b[3]);
           }
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < Tiles::kRowTiles; ++t) {
+#pragma unroll
+        for (int d = 0; d < kAtOnce; ++d) {
+          float values[4];
+          unpack_half4(values, sums[t][d]);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) o[t][first + d][i] += values[i];
         }
       }
     }

@@ -1,6 +1,8 @@
 #pragma once
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
 #include "attention/attention.h"
 #include "attention/attention_params.cuh"
 #include "device/math.cuh"
@@ -12,11 +14,13 @@
 
 // Prefill attention for sm_90a. Formula: AttentionArgs; a query row is a (token, head of the kv group) pair.
 //
-// Grid: (tiles of 64 * kGroups query rows, kv heads, sequences), the later rows, which see more keys, first. A block is
-// kGroups warpgroups that compute, 64 rows each, and a producer, one warp that copies K and V a tile of kTileKeys keys
-// at a time through two stages of shared memory: a box of 16 keys x 64 dims for each block of the cache. A tile in
-// shared memory is panels of 64 dims, [kTileKeys][64] f16 each, in the 128-byte swizzle that wgmma reads: K with its
-// rows along k, V transposed. S, P and O stay in registers:
+// The work is cut into tiles of 64 * kGroups query rows of a kv head of a sequence, the later rows, which see more
+// keys, first. A block a SM takes every gridDim.x-th tile, forwards and backwards in turn, so that all have about the
+// same to do. A block is kGroups warpgroups that compute, 64 rows each, and a warpgroup that brings what they need: one
+// warp copies K and V a tile of kTileKeys keys at a time through two stages of shared memory, a box of 16 keys x 64
+// dims for each block of the cache; the others scale and round the queries of the next tile of rows. So a block starts
+// its next tile without waiting. A tile in shared memory is panels of 64 dims, [rows][64] f16 each, in the 128-byte
+// swizzle that wgmma reads: Q and K with their rows along k, V transposed. S, P and O stay in registers:
 //   S = Q K^T (wgmma, both from shared memory), P = 2^(S log2e - max), O = O 2^(old max - max) + P V (P from
 //   registers).
 // Two things run beside the tensor cores: within a warpgroup S of the next tile is started before P V of this one, so
@@ -37,23 +41,61 @@ struct WgmmaTiles {
   static constexpr int kKvPanelBytes = kTileKeys * 128;
   static constexpr int kTileBytes = kPanels * kKvPanelBytes;
   static constexpr int kQueryBytes = kGroups * kPanels * 64 * 128;  // [group][panel][64 rows][64 dims]
-  static constexpr int kSharedBytes = kQueryBytes + 2 * kStages * kTileBytes + 1024;  // aligned to a swizzle pattern
-  static constexpr int kBoxKeys = 16;                                                 // a block of the cache
+  static constexpr int kQueryBuffers = kHeadDim > 128 ? 1 : 2;
+  static constexpr int kSharedBytes =
+      kQueryBuffers * kQueryBytes + 2 * kStages * kTileBytes + 1024;  // aligned to a swizzle pattern
+  static constexpr int kBoxKeys = 16;                                 // a block of the cache
   static constexpr int kBoxes = kTileKeys / kBoxKeys * kPanels;
   static constexpr int kBoxBytes = kBoxKeys * 128;
   // What the launch gives every thread is shared out anew: the producer needs few, the others all they can have.
-  static constexpr int kComputeRegisters = kGroups == 2 ? 240 : 160;
-  static constexpr int kProducerRegisters = kGroups == 2 ? 24 : 32;
+  static constexpr int kComputeRegisters = 232, kProducerRegisters = 40;
+  static_assert(kGroups == 2, "registers are shared out for two");
 };
 
 struct WgmmaBarriers {
-  uint64_t full_k[2], empty_k[2], full_v[2], empty_v[2], tail;
+  uint64_t full_q[2], empty_q[2], full_k[2], empty_k[2], full_v[2], empty_v[2], tail;
 };
 
-/// The keys that a block's rows see, in tiles.
-struct KeyRange {
-  int begin, end;  // first key of the first tile; behind the last key
-  int context;     // keys that exist
+/// A tile of query rows and the keys that they see.
+struct WgmmaWork {
+  SequenceSpan span;
+  int kv_head;
+  int first_row, num_rows;  // num_rows of the whole sequence
+  int begin, end;           // first key of the first tile of keys; behind the last key
+  int context;              // keys that exist
+  int num_tiles;            // of keys
+};
+
+/// The tiles of a block, one after another; the same for all its warps.
+template <class Tiles>
+struct WgmmaWorkList {
+  const AttentionParams& p;
+  int num_sequences, row_tiles;
+  int round = 0;
+
+  __device__ __forceinline__ bool next(WgmmaWork& work) {
+    const int width = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+    const int total = row_tiles * num_sequences * p.num_kv_heads;
+    while (round * width < total) {
+      const int index = round * width + (round % 2 == 0 ? block : width - 1 - block);
+      ++round;
+      if (index >= total) continue;
+      work.kv_head = index % p.num_kv_heads;
+      const int pair = index / p.num_kv_heads;
+      work.span = sequence_span(p, pair % num_sequences);
+      work.first_row = (row_tiles - 1 - pair / num_sequences) * Tiles::kRows;
+      work.num_rows = work.span.num_tokens * p.group;
+      if (work.first_row >= work.num_rows) continue;  // of a shorter sequence
+      const int last_row = min(work.first_row + Tiles::kRows, work.num_rows) - 1;
+      const int lowest = p.window == 0 ? 0 : max(0, work.span.first_position + work.first_row / p.group - p.window + 1);
+      work.begin = lowest / Tiles::kTileKeys * Tiles::kTileKeys;
+      work.end = work.span.first_position + last_row / p.group + 1;
+      work.context = work.span.first_position + work.span.num_tokens;
+      work.num_tiles = (work.end - work.begin + Tiles::kTileKeys - 1) / Tiles::kTileKeys;
+      return true;
+    }
+    return false;
+  }
 };
 
 /// The producer: one warp. A lane copies its share of a tile's boxes.
@@ -76,9 +118,10 @@ struct KeyValueProducer {
   }
   /// The tile that the context ends in: what lies behind is zero, so that no NaN of a slot that nobody filled meets a
   /// probability of zero. `tail` counts the copies; the tile is full when the zeros are in it, too.
-  __device__ __forceinline__ void copy_tail(uint8_t* tile, int first_key, uint64_t* full, uint64_t* tail) const {
+  __device__ __forceinline__ void copy_tail(uint8_t* tile, int first_key, uint64_t* full, uint64_t* tail,
+                                            int parity) const {
     copy(tile, first_key, tail);
-    mbarrier_wait(tail, 0);
+    mbarrier_wait(tail, parity);
     const int first_row = context - first_key;
     // Rows keep their place under the swizzle; it only moves 16-byte chunks within one.
     for (int i = threadIdx.x % 32; i < (Tiles::kTileKeys - first_row) * Tiles::kPanels * 8; i += 32) {
@@ -92,48 +135,70 @@ struct KeyValueProducer {
 };
 
 template <class Tiles>
-__device__ __forceinline__ void produce(const AttentionParams& p, const SequenceSpan& span, const CUtensorMap& k_map,
-                                        const CUtensorMap& v_map, int kv_head, const KeyRange& keys, uint8_t* k_tiles,
-                                        uint8_t* v_tiles, WgmmaBarriers& barriers) {
-  const KeyValueProducer<Tiles> k{k_map, span.block_table, p.num_kv_heads, kv_head, keys.context};
-  const KeyValueProducer<Tiles> v{v_map, span.block_table, p.num_kv_heads, kv_head, keys.context};
-  const int count = (keys.end - keys.begin + Tiles::kTileKeys - 1) / Tiles::kTileKeys;
-  // V of a tile is needed after K of the next.
-  for (int t = 0; t <= count; ++t) {
-    if (t < count) {
-      const int stage = t % Tiles::kStages;
-      mbarrier_wait(&barriers.empty_k[stage], (t / Tiles::kStages + 1) % 2);
-      k.copy(k_tiles + stage * Tiles::kTileBytes, keys.begin + t * Tiles::kTileKeys, &barriers.full_k[stage]);
-    }
-    if (t > 0) {
-      const int stage = (t - 1) % Tiles::kStages, first = keys.begin + (t - 1) * Tiles::kTileKeys;
-      mbarrier_wait(&barriers.empty_v[stage], ((t - 1) / Tiles::kStages + 1) % 2);
-      uint8_t* tile = v_tiles + stage * Tiles::kTileBytes;
-      if (first + Tiles::kTileKeys <= keys.context)
-        v.copy(tile, first, &barriers.full_v[stage]);
-      else
-        v.copy_tail(tile, first, &barriers.full_v[stage], &barriers.tail);
+__device__ __forceinline__ void copy_keys_and_values(const AttentionParams& p, WgmmaWorkList<Tiles> list,
+                                                     const CUtensorMap& k_map, const CUtensorMap& v_map,
+                                                     uint8_t* k_tiles, uint8_t* v_tiles, WgmmaBarriers& barriers) {
+  WgmmaWork work;
+  for (int step = 0, tails = 0; list.next(work); step += work.num_tiles) {
+    const KeyValueProducer<Tiles> k{k_map, work.span.block_table, p.num_kv_heads, work.kv_head, work.context};
+    const KeyValueProducer<Tiles> v{v_map, work.span.block_table, p.num_kv_heads, work.kv_head, work.context};
+    // V of a tile is needed after K of the next.
+    for (int t = 0; t <= work.num_tiles; ++t) {
+      if (t < work.num_tiles) {
+        const int stage = (step + t) % Tiles::kStages;
+        mbarrier_wait(&barriers.empty_k[stage], ((step + t) / Tiles::kStages + 1) % 2);
+        k.copy(k_tiles + stage * Tiles::kTileBytes, work.begin + t * Tiles::kTileKeys, &barriers.full_k[stage]);
+      }
+      if (t > 0) {
+        const int stage = (step + t - 1) % Tiles::kStages, first = work.begin + (t - 1) * Tiles::kTileKeys;
+        mbarrier_wait(&barriers.empty_v[stage], ((step + t - 1) / Tiles::kStages + 1) % 2);
+        uint8_t* tile = v_tiles + stage * Tiles::kTileBytes;
+        if (first + Tiles::kTileKeys <= work.context)
+          v.copy(tile, first, &barriers.full_v[stage]);
+        else
+          v.copy_tail(tile, first, &barriers.full_v[stage], &barriers.tail, tails++ % 2);
+      }
     }
   }
 }
 
-/// 64 query rows of a warpgroup: f32 * scale -> f16 in shared memory, swizzled. Rows outside are zero.
-template <int kHeadDim>
-__device__ __forceinline__ void store_queries(const AttentionParams& p, const SequenceSpan& span, int kv_head,
-                                              int first_row, int num_rows, uint8_t* q_tile) {
+/// Query rows [first, first + count) of the tile of rows: f32 * scale -> f16 in shared memory, [group][panel][64
+/// rows][64 dims], swizzled. Rows outside are zero. `thread` of kThreads.
+template <int kHeadDim, class Tiles, int kThreads>
+__device__ __forceinline__ void copy_queries(const AttentionParams& p, const WgmmaWork& work, int first, int count,
+                                             int thread, uint8_t* q_tile) {
   constexpr int kChunks = kHeadDim / 8;  // of eight values, 16 bytes as f16
-  for (int i = threadIdx.x % 128; i < 64 * kChunks; i += 128) {
-    const int r = i / kChunks, chunk = i % kChunks, row = first_row + r;
+#pragma unroll kThreads == 128 ? 4 : 2
+  for (int i = thread; i < count * kChunks; i += kThreads) {
+    const int r = first + i / kChunks, chunk = i % kChunks, row = work.first_row + r;
     float4 low = {}, high = {};
-    if (row < num_rows) {
-      const auto* q = reinterpret_cast<const float4*>(p.q + (span.first_token + row / p.group) * p.q_stride +
-                                                      (kv_head * p.group + row % p.group) * kHeadDim + chunk * 8);
+    if (row < work.num_rows) {
+      const auto* q = reinterpret_cast<const float4*>(p.q + (work.span.first_token + row / p.group) * p.q_stride +
+                                                      (work.kv_head * p.group + row % p.group) * kHeadDim + chunk * 8);
       low = q[0], high = q[1];
     }
     const uint4 packed = {pack_half2(low.x * p.scale, low.y * p.scale), pack_half2(low.z * p.scale, low.w * p.scale),
                           pack_half2(high.x * p.scale, high.y * p.scale),
                           pack_half2(high.z * p.scale, high.w * p.scale)};
-    *reinterpret_cast<uint4*>(q_tile + chunk / 8 * (64 * 128) + r * 128 + (chunk % 8 ^ r % 8) * 16) = packed;
+    *reinterpret_cast<uint4*>(q_tile + (r / 64 * Tiles::kPanels + chunk / 8) * (64 * 128) + r % 64 * 128 +
+                              (chunk % 8 ^ r % 8) * 16) = packed;
+  }
+  fence_proxy_async();
+}
+
+/// The queries of every tile of rows but the first, which those who compute bring themselves: they are more, and have
+/// nothing to do yet. By three warps, into the buffer that is not in use.
+template <int kHeadDim, class Tiles>
+__device__ __forceinline__ void copy_next_queries(const AttentionParams& p, WgmmaWorkList<Tiles> list, uint8_t* q_tiles,
+                                                  WgmmaBarriers& barriers) {
+  const int thread = static_cast<int>(threadIdx.x) - 128 * Tiles::kGroups - 32;
+  WgmmaWork work;
+  list.next(work);
+  for (int item = 1; list.next(work); ++item) {
+    const int buffer = item % 2;
+    mbarrier_wait(&barriers.empty_q[buffer], (item / 2 + 1) % 2);
+    copy_queries<kHeadDim, Tiles, 96>(p, work, 0, Tiles::kRows, thread, q_tiles + buffer * Tiles::kQueryBytes);
+    mbarrier_arrive(&barriers.full_q[buffer]);
   }
 }
 
@@ -148,20 +213,21 @@ struct WgmmaRows {
   float sum[2] = {};                      // this lane's part
   float rescale[2];
 
+  // Descriptors are sums of a tile's own and constants of 16 bytes; the same value in all lanes, and known to be.
   __device__ __forceinline__ void start_scores(uint32_t q_tile, uint32_t k_tile) {
+    const uint64_t q = wgmma_descriptor(__shfl_sync(~0u, q_tile, 0));
+    const uint64_t k = wgmma_descriptor(__shfl_sync(~0u, k_tile, 0));
 #pragma unroll
-    for (int step = 0; step < kHeadDim / 16; ++step) {
-      const uint32_t within = step % 4 * 32;
-      WgmmaF16<kTileKeys>::multiply(s, wgmma_descriptor(q_tile + step / 4 * (64 * 128) + within),
-                                    wgmma_descriptor(k_tile + step / 4 * Tiles::kKvPanelBytes + within), step > 0);
-    }
+    for (int step = 0; step < kHeadDim / 16; ++step)
+      WgmmaF16<kTileKeys>::multiply(s, q + (step / 4 * (64 * 128) + step % 4 * 32) / 16,
+                                    k + (step / 4 * Tiles::kKvPanelBytes + step % 4 * 32) / 16, step > 0);
     wgmma_commit();
   }
   __device__ __forceinline__ void start_output(uint32_t v_tile) {
+    const uint64_t v = wgmma_panels_descriptor(__shfl_sync(~0u, v_tile, 0), Tiles::kKvPanelBytes);
 #pragma unroll
     for (int step = 0; step < kTileKeys / 16; ++step)
-      WgmmaF16<kHeadDim>::add(o, probabilities + step * 4,
-                              wgmma_panels_descriptor(v_tile + step * 2048, Tiles::kKvPanelBytes));
+      WgmmaF16<kHeadDim>::add(o, probabilities + step * 4, v + step * 2048 / 16);
     wgmma_commit();
   }
 
@@ -226,100 +292,109 @@ struct Turns {
 };
 
 template <int kHeadDim, class Tiles>
-__device__ __forceinline__ void compute(const AttentionParams& p, const SequenceSpan& span, int kv_head, int first_row,
-                                        int num_rows, const KeyRange& keys, uint8_t* q_tile, uint32_t k_tiles,
-                                        uint32_t v_tiles, WgmmaBarriers& barriers) {
+__device__ __forceinline__ void compute(const AttentionParams& p, WgmmaWorkList<Tiles> list, uint8_t* q_tiles,
+                                        uint32_t k_tiles, uint32_t v_tiles, WgmmaBarriers& barriers) {
   const int lane = threadIdx.x % 32, group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4;
-  store_queries<kHeadDim>(p, span, kv_head, first_row, num_rows, q_tile);
-  fence_proxy_async();
-  named_barrier_sync(8 + group, 128);
-
-  const int top_row = first_row + warp * 16 + lane / 4;
-  const int rows[2] = {top_row, top_row + 8};
-  const int positions[2] = {rows[0] < num_rows ? span.first_position + rows[0] / p.group : -1,
-                            rows[1] < num_rows ? span.first_position + rows[1] / p.group : -1};
-  // Of all 64 rows: keys up to the lowest position are seen by all, unless a window leaves the first ones out.
-  const int lowest = span.first_position + first_row / p.group;
-  const int highest = span.first_position + min(first_row + 63, num_rows - 1) / p.group;
-  const int count = (keys.end - keys.begin + Tiles::kTileKeys - 1) / Tiles::kTileKeys;
-  const auto first_of = [&](int t) { return keys.begin + t * Tiles::kTileKeys; };
-  const auto whole = [&](int t) {
-    return first_row + 64 <= num_rows && first_of(t) + Tiles::kTileKeys - 1 <= lowest &&
-           (p.window == 0 || first_of(t) > highest - p.window);
-  };
   const auto release = [&](uint64_t& barrier) {
     if (lane == 0) mbarrier_arrive(&barrier);
   };
   const Turns<Tiles::kGroups> turns{group};
-  const auto q_address = static_cast<uint32_t>(__cvta_generic_to_shared(q_tile));
-
-  WgmmaRows<kHeadDim, Tiles> state;
-#pragma unroll
-  for (int i = 0; i < kHeadDim / 2; ++i) state.o[i] = 0;
   turns.open();
-  mbarrier_wait(&barriers.full_k[0], 0);
-  wgmma_fence();
-  state.start_scores(q_address, k_tiles);
-  wgmma_wait<0>();
-  keep_in_place(state.s);
-  release(barriers.empty_k[0]);
-  state.softmax(p, first_of(0), positions, whole(0));
-  state.round_probabilities();
-  for (int t = 1; t < count; ++t) {
-    const int stage = t % Tiles::kStages, before = (t - 1) % Tiles::kStages;
-    mbarrier_wait(&barriers.full_k[stage], t / Tiles::kStages % 2);
-    turns.take();
+  WgmmaWork work;
+  for (int item = 0, step = 0; list.next(work); step += work.num_tiles, ++item) {
+    const int first_row = work.first_row + group * 64, num_rows = work.num_rows;
+    const int top_row = first_row + warp * 16 + lane / 4;
+    const int rows[2] = {top_row, top_row + 8};
+    const int positions[2] = {rows[0] < num_rows ? work.span.first_position + rows[0] / p.group : -1,
+                              rows[1] < num_rows ? work.span.first_position + rows[1] / p.group : -1};
+    // Of all 64 rows: keys up to the lowest position are seen by all, unless a window leaves the first ones out.
+    const int lowest = work.span.first_position + first_row / p.group;
+    const int highest = work.span.first_position + min(first_row + 63, num_rows - 1) / p.group;
+    const auto first_of = [&](int t) { return work.begin + t * Tiles::kTileKeys; };
+    const auto whole = [&](int t) {
+      return first_row + 64 <= num_rows && first_of(t) + Tiles::kTileKeys - 1 <= lowest &&
+             (p.window == 0 || first_of(t) > highest - p.window);
+    };
+    const int buffer = item % Tiles::kQueryBuffers;
+    const uint32_t q_tile = shared_address(q_tiles) + buffer * Tiles::kQueryBytes + group * Tiles::kPanels * 64 * 128;
+
+    WgmmaRows<kHeadDim, Tiles> state;
+#pragma unroll
+    for (int i = 0; i < kHeadDim / 2; ++i) state.o[i] = 0;
+    if (item == 0 || Tiles::kQueryBuffers == 1) {
+      if (item > 0) named_barrier_sync(8 + group, 128);  // nobody reads the old ones any more
+      copy_queries<kHeadDim, Tiles, 128>(p, work, group * 64, 64, static_cast<int>(threadIdx.x) % 128, q_tiles);
+      named_barrier_sync(8 + group, 128);
+    } else {
+      mbarrier_wait(&barriers.full_q[buffer], (item - 1) / 2 % 2);
+    }
+    mbarrier_wait(&barriers.full_k[step % Tiles::kStages], step / Tiles::kStages % 2);
     wgmma_fence();
-    state.start_scores(q_address, k_tiles + stage * Tiles::kTileBytes);
-    mbarrier_wait(&barriers.full_v[before], (t - 1) / Tiles::kStages % 2);
-    wgmma_fence();
-    state.start_output(v_tiles + before * Tiles::kTileBytes);
-    turns.pass();
-    wgmma_wait<1>();
+    state.start_scores(q_tile, k_tiles + step % Tiles::kStages * Tiles::kTileBytes);
+    wgmma_wait<0>();
     keep_in_place(state.s);
-    release(barriers.empty_k[stage]);
-    state.softmax(p, first_of(t), positions, whole(t));
+    release(barriers.empty_k[step % Tiles::kStages]);
+    state.softmax(p, first_of(0), positions, whole(0));
+    state.round_probabilities();
+    for (int t = 1; t < work.num_tiles; ++t) {
+      const int stage = (step + t) % Tiles::kStages, before = (step + t - 1) % Tiles::kStages;
+      mbarrier_wait(&barriers.full_k[stage], (step + t) / Tiles::kStages % 2);
+      turns.take();
+      wgmma_fence();
+      state.start_scores(q_tile, k_tiles + stage * Tiles::kTileBytes);
+      mbarrier_wait(&barriers.full_v[before], (step + t - 1) / Tiles::kStages % 2);
+      wgmma_fence();
+      state.start_output(v_tiles + before * Tiles::kTileBytes);
+      turns.pass();
+      wgmma_wait<1>();
+      keep_in_place(state.s);
+      state.softmax(p, first_of(t), positions, whole(t));
+      if (!(state.sum[0] + state.sum[1] < 0)) release(barriers.empty_k[stage]);
+      wgmma_wait<0>();
+      keep_in_place(state.o);
+      release(barriers.empty_v[before]);
+      state.round_probabilities();
+      state.rescale_output();
+    }
+    release(barriers.empty_q[buffer]);
+    const int last = step + work.num_tiles - 1, stage = last % Tiles::kStages;
+    mbarrier_wait(&barriers.full_v[stage], last / Tiles::kStages % 2);
+    wgmma_fence();
+    state.start_output(v_tiles + stage * Tiles::kTileBytes);
     wgmma_wait<0>();
     keep_in_place(state.o);
-    release(barriers.empty_v[before]);
-    state.round_probabilities();
-    state.rescale_output();
-  }
-  const int last = (count - 1) % Tiles::kStages;
-  mbarrier_wait(&barriers.full_v[last], (count - 1) / Tiles::kStages % 2);
-  wgmma_fence();
-  state.start_output(v_tiles + last * Tiles::kTileBytes);
-  wgmma_wait<0>();
-  keep_in_place(state.o);
+    release(barriers.empty_v[stage]);
 
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float sum = state.sum[r];
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (rows[r] >= num_rows) continue;
-    const int64_t at = (span.first_token + rows[r] / p.group) * p.out_stride +
-                       (kv_head * p.group + rows[r] % p.group) * kHeadDim + lane % 4 * 2;
-    const float inverse = 1 / sum;
+    for (int r = 0; r < 2; ++r) {
+      float sum = state.sum[r];
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      if (rows[r] >= num_rows) continue;
+      const int64_t at = (work.span.first_token + rows[r] / p.group) * p.out_stride +
+                         (work.kv_head * p.group + rows[r] % p.group) * kHeadDim + lane % 4 * 2;
+      const float inverse = 1 / sum;
 #pragma unroll
-    for (int d = 0; d < kHeadDim / 8; ++d)
-      store_pair(p, at + d * 8, state.o[4 * d + 2 * r] * inverse, state.o[4 * d + 2 * r + 1] * inverse);
+      for (int d = 0; d < kHeadDim / 8; ++d)
+        store_pair(p, at + d * 8, state.o[4 * d + 2 * r] * inverse, state.o[4 * d + 2 * r + 1] * inverse);
+    }
   }
 }
 
 template <int kHeadDim, class Tiles>
-__global__ __launch_bounds__(Tiles::kThreads,
-                             1) void attention_wgmma_kernel(const AttentionParams p,
-                                                            const __grid_constant__ CUtensorMap k_map,
-                                                            const __grid_constant__ CUtensorMap v_map) {
+__global__ __launch_bounds__(Tiles::kThreads, 1) void attention_wgmma_kernel(const AttentionParams p,
+                                                                             const __grid_constant__ CUtensorMap k_map,
+                                                                             const __grid_constant__ CUtensorMap v_map,
+                                                                             int num_sequences, int row_tiles) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t shared[];
   __shared__ WgmmaBarriers barriers;
   uint8_t* q_tiles = shared + (1024 - static_cast<uint32_t>(__cvta_generic_to_shared(shared)) % 1024) % 1024;
-  uint8_t* k_tiles = q_tiles + Tiles::kQueryBytes;
+  uint8_t* k_tiles = q_tiles + Tiles::kQueryBuffers * Tiles::kQueryBytes;
   uint8_t* v_tiles = k_tiles + Tiles::kStages * Tiles::kTileBytes;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Tiles::kStages; ++i) {
+    for (int i = 0; i < 2; ++i) {
+      mbarrier_init(&barriers.full_q[i], 96), mbarrier_init(&barriers.empty_q[i], 4 * Tiles::kGroups);
       mbarrier_init(&barriers.full_k[i], 1), mbarrier_init(&barriers.full_v[i], 1);
       mbarrier_init(&barriers.empty_k[i], 4 * Tiles::kGroups), mbarrier_init(&barriers.empty_v[i], 4 * Tiles::kGroups);
     }
@@ -330,27 +405,16 @@ __global__ __launch_bounds__(Tiles::kThreads,
   pdl_trigger();
   pdl_wait();
   __syncthreads();
-
-  const int kv_head = blockIdx.y;
-  const SequenceSpan span = sequence_span(p, blockIdx.z);
-  const int num_rows = span.num_tokens * p.group;
-  const int tile_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * Tiles::kRows;
-  if (tile_row >= num_rows) return;
-  const int last_row = min(tile_row + Tiles::kRows, num_rows) - 1;
-  const int lowest = p.window == 0 ? 0 : max(0, span.first_position + tile_row / p.group - p.window + 1);
-  const KeyRange keys = {lowest / Tiles::kTileKeys * Tiles::kTileKeys, span.first_position + last_row / p.group + 1,
-                         span.first_position + span.num_tokens};
+  const WgmmaWorkList<Tiles> list{p, num_sequences, row_tiles};
   if (threadIdx.x >= 128 * Tiles::kGroups) {
     registers_give<Tiles::kProducerRegisters>();
     if (threadIdx.x / 32 == 4 * Tiles::kGroups)
-      produce<Tiles>(p, span, k_map, v_map, kv_head, keys, k_tiles, v_tiles, barriers);
+      copy_keys_and_values<Tiles>(p, list, k_map, v_map, k_tiles, v_tiles, barriers);
+    else if (Tiles::kQueryBuffers > 1)
+      copy_next_queries<kHeadDim, Tiles>(p, list, q_tiles, barriers);
   } else {
     registers_take<Tiles::kComputeRegisters>();
-    const int group = static_cast<int>(threadIdx.x / 128);
-    compute<kHeadDim, Tiles>(p, span, kv_head, tile_row + group * 64, num_rows, keys,
-                             q_tiles + group * Tiles::kPanels * 64 * 128,
-                             static_cast<uint32_t>(__cvta_generic_to_shared(k_tiles)),
-                             static_cast<uint32_t>(__cvta_generic_to_shared(v_tiles)), barriers);
+    compute<kHeadDim, Tiles>(p, list, q_tiles, shared_address(k_tiles), shared_address(v_tiles), barriers);
   }
 #endif
 }
@@ -358,9 +422,9 @@ __global__ __launch_bounds__(Tiles::kThreads,
 template <int kHeadDim, class Tiles>
 void launch_attention_wgmma(const AttentionArgs& args, const LaunchContext& context) {
   const AttentionParams p = make_params(args);
-  const int rows = args.batch.max_query_len * p.group;
-  const dim3 grid(static_cast<unsigned>((rows + Tiles::kRows - 1) / Tiles::kRows),
-                  static_cast<unsigned>(p.num_kv_heads), static_cast<unsigned>(args.batch.num_sequences));
+  const int row_tiles = (args.batch.max_query_len * p.group + Tiles::kRows - 1) / Tiles::kRows;
+  const int64_t work = int64_t{row_tiles} * p.num_kv_heads * args.batch.num_sequences;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(work, context.num_sms));
   // The cache does not say how many blocks it has; the block tables name none that it has not.
   constexpr uint64_t kRowsOfCache = uint64_t{1} << 31;
   const auto map = [&](const void* data) {
@@ -370,8 +434,8 @@ void launch_attention_wgmma(const AttentionArgs& args, const LaunchContext& cont
                             .strides = {kHeadDim * 2},
                             .box = {64, Tiles::kBoxKeys}});
   };
-  launch(context, "attention_wgmma", attention_wgmma_kernel<kHeadDim, Tiles>, grid, Tiles::kThreads,
-         Tiles::kSharedBytes, p, map(args.cache.k), map(args.cache.v));
+  launch(context, "attention_wgmma", attention_wgmma_kernel<kHeadDim, Tiles>, blocks, Tiles::kThreads,
+         Tiles::kSharedBytes, p, map(args.cache.k), map(args.cache.v), args.batch.num_sequences, row_tiles);
 }
 
 }  // namespace imp::cuda

@@ -130,14 +130,22 @@ struct PrefillKernel {
   bool (*takes)(int head_dim, int major);
 };
 bool any(int, int) { return true; }
+bool has_wgmma(int head_dim, int major) {
+  return major == 9 && std::ranges::find(kWgmmaHeadDims, head_dim) != std::end(kWgmmaHeadDims);
+}
 constexpr PrefillKernel kPrefillKernels[] = {
     {"tiled", [](auto& args, auto&, auto& context) { attention_tiled(args, context); }, any},
     {"fa2", [](auto& args, auto&, auto& context) { attention_fa2(args, Fa2Sums::fp32, context); },
      [](int head_dim, int) { return head_dim == 128; }},
-    {"wgmma", [](auto& args, auto&, auto& context) { attention_wgmma(args, context); },
-     [](int head_dim, int major) {
-       return major == 9 && std::ranges::find(kWgmmaHeadDims, head_dim) != std::end(kWgmmaHeadDims);
-     }},
+    {"wgmma", [](auto& args, auto&, auto& context) { attention_wgmma(args, context); }, has_wgmma},
+    // So few blocks that each has many tiles of rows to do, and an odd number of rounds.
+    {"wgmma on 3 SMs",
+     [](auto& args, auto&, auto& context) {
+       LaunchContext few = context;
+       few.num_sms = 3;
+       attention_wgmma(args, few);
+     },
+     has_wgmma},
     {"scores", [](auto& args, auto& scores, auto& context) { attention_scores(args, scores, context); }, any},
     // Twice too little memory for one tile of rows, or a little more than that: rows come in slices.
     {"scores in slices",
@@ -249,4 +257,20 @@ TEST_CASE("prefill: a chunk after a long context, and many prompts at once") {
   Problem many({4, 2, 64, 0, 0, 1, 2}, {{128, 128}, {127, 127}, {129, 129}, {1, 1}, {255, 400}, {16, 16}, {5, 999}},
                random);
   CHECK(device.prefill(many, many.expected()) == "");
+}
+
+TEST_CASE("wgmma repeats bit for bit, whoever computes which tile") {
+  Random random(12);
+  Device device;
+  if (!has_wgmma(128, device.major)) return;
+  Problem problem({4, 2, 128, 0, 0, 1, 2}, {{700, 700}, {100, 1000}, {1, 5}}, random);
+  const auto on = [&](int num_sms) {
+    return problem.on_device([&](const AttentionArgs& args) {
+      LaunchContext context = device.context(true);
+      context.num_sms = num_sms;
+      attention_wgmma(args, context);
+    });
+  };
+  const std::vector<float> first = on(132);
+  for (int num_sms : {1, 2, 7, 50, 132, 132, 132}) CHECK(same_bits(on(num_sms), first));
 }
