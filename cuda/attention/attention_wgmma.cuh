@@ -349,6 +349,8 @@ __device__ __forceinline__ void compute(const AttentionParams& p, WgmmaWorkList<
       wgmma_wait<1>();
       keep_in_place(state.s);
       state.softmax(p, first_of(t), positions, whole(t));
+      // Never negative; but the arrival, which stays before the wait, now needs the exponentials, which the assembler
+      // would move behind it else. NaNs pass, too.
       if (!(state.sum[0] + state.sum[1] < 0)) release(barriers.empty_k[stage]);
       wgmma_wait<0>();
       keep_in_place(state.o);
