@@ -53,12 +53,16 @@ class DeviceArray {
 /// The stream that tests launch on, and what was launched.
 struct TestDevice {
   std::map<std::string, int64_t> launches;
-  int num_sms = 0, max_shared_bytes = 0;
+  int num_sms = 0, max_shared_bytes = 0, capability = 0;  // 10 * major + minor
 
   TestDevice() {
     cuda::check(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
     cuda::check(cudaDeviceGetAttribute(&max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
                 "cudaDeviceGetAttribute");
+    int minor = 0;
+    cuda::check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute");
+    cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "cudaDeviceGetAttribute");
+    capability = capability * 10 + minor;
   }
   cuda::LaunchContext context(bool pdl = false) {
     cuda::LaunchContext context;
