@@ -36,8 +36,9 @@ Engine::State::State(const EngineOptions& engine_options, Config settings)
       vocab(make_vocab_info(model.tokenizer.get(), model.spec.vocab_size, config.settings())),
       pool(model.memory.num_blocks),
       scheduler({.max_batch_size = model.memory.max_batch_size, .max_step_tokens = model.memory.max_step_tokens}, pool),
-      runner(model, drawable_tokens(vocab)),
       sampling(choose_sampling(options, *model.backend)),
+      draw_states(model, vocab, sampling.on_device),
+      runner(model, draw_states),
       observers(config.settings(), model.spec, *model.backend),
       seed_source(std::random_device{}()) {
   if (config.settings().runtime.warmup) warm_up();
@@ -162,6 +163,7 @@ void Engine::reset() {
   State& s = *state_;
   if (s.pending && !s.device.failure()) s.device.run(*s.model.backend, [&] { s.runner.wait(s.pending->slot); });
   s.pending.reset();
+  s.draw_states.clear();
   for (const auto& [id, request] : s.requests)
     for (int32_t i = 0; i < request.params->n; ++i) s.scheduler.remove(id + i);
   s.requests.clear();

@@ -38,7 +38,6 @@ VocabInfo make_vocab_info(const Tokenizer* tokenizer, int32_t vocab_size, const 
 
 std::vector<uint32_t> drawable_tokens(const VocabInfo& vocab) {
   const int32_t known = vocab.tokenizer && vocab.tokenizer->size() > 0 ? vocab.tokenizer->size() : vocab.vocab_size;
-  if (vocab.banned.empty() && known >= vocab.vocab_size) return {};
   std::vector<uint32_t> bits(static_cast<size_t>(vocab.vocab_size + 31) / 32, ~uint32_t{0});
   const auto clear = [&](TokenId id) {
     if (id < vocab.vocab_size) bits[static_cast<size_t>(id) / 32] &= ~(uint32_t{1} << (id % 32));
@@ -69,7 +68,10 @@ Generation::Generation(const VocabInfo& vocab, std::shared_ptr<const SamplingPar
     : vocab_(&vocab),
       params_(std::move(params)),
       sampler_(*params_, make_sampler_vocab(vocab, *params_), seed, index),
-      stops_(params_->stop) {
+      stops_(params_->stop),
+      seed_(seed),
+      index_(index),
+      prompt_size_(static_cast<int64_t>(prompt.size())) {
   if (vocab.tokenizer) {
     decoder_.emplace(*vocab.tokenizer, !params_->skip_special_tokens);
     prime(*decoder_, prompt);
@@ -77,7 +79,7 @@ Generation::Generation(const VocabInfo& vocab, std::shared_ptr<const SamplingPar
   const int64_t think_budget = params_->think_budget >= 0 ? params_->think_budget : vocab.think_budget;
   if (vocab.think && think_budget > 0) think_.emplace(*vocab.think, think_budget, prompt);
   sampler_.accept_prompt(prompt);
-  host_reason_ = mask ? "mask" : think_ ? "think_budget" : parameter_for_host(*params_);
+  host_reason_ = mask ? "mask" : think_ ? "think_budget" : parameter_for_host(*params_, kMaxSampleTopK);
   if (mask) sampler_.set_mask(std::move(mask));
 }
 
@@ -95,9 +97,53 @@ TokenEvent Generation::next(const SampleResult& drawn, int64_t room) {
   const auto draw = [&] {
     SampledToken token;
     token.id = drawn.id;
+    token.logprob = drawn.logprob;
+    token.rank = drawn.rank;
+    token.top_ids.assign(drawn.top_ids, drawn.top_ids + drawn.num_top);
+    token.top_logprobs.assign(drawn.top_logprobs, drawn.top_logprobs + drawn.num_top);
     return sampler_.accept(std::move(token), {drawn.num_nan, drawn.num_inf, drawn.num_neg_inf});
   };
   return next(draw, room);
+}
+
+void Generation::describe_draw(int64_t position, SampleRow& row) const {
+  const SamplingParams& p = *params_;
+  row.temperature = p.temperature;
+  row.top_k = p.top_k < vocab_->vocab_size ? p.top_k : 0;
+  row.top_p = p.top_p;
+  row.min_p = p.min_p;
+  row.repetition_penalty = p.repetition_penalty;
+  row.frequency_penalty = p.frequency_penalty;
+  row.presence_penalty = p.presence_penalty;
+  row.seed_low = static_cast<uint32_t>(seed_);
+  row.seed_high = static_cast<uint32_t>(seed_ >> 32);
+  row.stream = static_cast<uint32_t>(index_);
+  row.position = static_cast<uint32_t>(position);
+  row.logprobs = p.logprobs;
+}
+
+DrawNeeds Generation::draw_needs() const {
+  const SamplingParams& p = *params_;
+  const bool penalties = p.repetition_penalty != 1 || p.frequency_penalty != 0 || p.presence_penalty != 0;
+  return {.mask = p.min_tokens > 0 || !p.banned_token_ids.empty() || !p.allowed_token_ids.empty(),
+          .counts = penalties && p.penalty_last_n != 0,
+          .bias = !p.logit_bias.empty(),
+          .window = p.penalty_last_n};
+}
+
+std::vector<uint32_t> Generation::allowed_tokens(const std::vector<uint32_t>& drawable, bool stops_banned) const {
+  std::vector<uint32_t> bits = drawable;
+  const auto ban = [&](const std::vector<int32_t>& ids) {
+    for (int32_t id : ids)
+      if (id >= 0 && id < vocab_->vocab_size) bits[static_cast<size_t>(id) / 32] &= ~(uint32_t{1} << (id % 32));
+  };
+  ban(params_->banned_token_ids);
+  if (stops_banned) ban(make_sampler_vocab(*vocab_, *params_).stop_ids);
+  if (params_->allowed_token_ids.empty()) return bits;
+  std::vector<uint32_t> only(bits.size(), 0);
+  for (int32_t id : params_->allowed_token_ids) only[static_cast<size_t>(id) / 32] |= uint32_t{1} << (id % 32);
+  for (size_t word = 0; word < bits.size(); ++word) bits[word] &= only[word];
+  return bits;
 }
 
 TokenEvent Generation::next(const std::function<SampledToken()>& draw, int64_t room) {

@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "core/log.h"
+#include "engine/draw_states.h"
 #include "engine/think_budget.h"
 #include "exec/load_weights.h"
 #include "model/arch.h"
@@ -80,8 +81,10 @@ uint64_t prepared_bytes(const LoadedModel& model) {
 uint64_t step_bytes(const LoadedModel& model, int32_t max_tokens, int32_t max_sequences) {
   const StepLimits limits{.max_tokens = max_tokens,
                           .max_sequences = max_sequences,
-                          .max_logit_rows = std::max(max_tokens, max_sequences)};  // the plan may take fewer
-  return Decoder::workspace_bytes(model.spec, max_tokens) + model.backend->workspace_bytes(limits, model.spec);
+                          .max_logit_rows = std::max(max_tokens, max_sequences),  // the plan may take fewer
+                          .vocab_size = model.spec.vocab_size};
+  const uint64_t draws = model.backend->draws_tokens() ? DrawStates::bytes(max_sequences, model.spec.vocab_size) : 0;
+  return Decoder::workspace_bytes(model.spec, max_tokens) + model.backend->workspace_bytes(limits, model.spec) + draws;
 }
 
 MemoryPlan settle_memory(const EngineOptions& options, const LoadedModel& model, Config& config) {
@@ -145,7 +148,8 @@ LoadedModel load_model(const EngineOptions& options, Config& config, std::vector
   model.weights = load_weights(model.tensors, model.spec, *model.backend);
   model.backend->finish_load({.max_tokens = model.memory.max_step_tokens,
                               .max_sequences = model.memory.max_batch_size,
-                              .max_logit_rows = model.memory.max_logit_rows});
+                              .max_logit_rows = model.memory.max_logit_rows,
+                              .vocab_size = model.spec.vocab_size});
   settle_settings(model, config, inert);
   allocate_kv(model);
 

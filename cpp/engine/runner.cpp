@@ -5,7 +5,7 @@
 
 namespace imp {
 
-Runner::Runner(LoadedModel& model, std::span<const uint32_t> allowed_tokens) : model_(model) {
+Runner::Runner(LoadedModel& model, const DrawStates& states) : model_(model), states_(states) {
   const MemoryPlan& plan = model.memory;
   Backend& backend = *model.backend;
   const int64_t tokens = plan.max_step_tokens, sequences = plan.max_batch_size, rows = plan.max_logit_rows;
@@ -23,10 +23,6 @@ Runner::Runner(LoadedModel& model, std::span<const uint32_t> allowed_tokens) : m
   host_logits_ = host ? logits_ : static_cast<float*>(backend.allocate_host(plan.logits_bytes));
   for (int32_t*& staging : staging_)
     staging = host ? device_packed_ : static_cast<int32_t*>(backend.allocate_host(packed_bytes));
-  if (!allowed_tokens.empty()) {
-    allowed_ = static_cast<uint32_t*>(backend.allocate(allowed_tokens.size_bytes(), MemoryTag::other));
-    backend.upload(allowed_, allowed_tokens.data(), allowed_tokens.size_bytes());
-  }
 }
 
 /// Room for an array of the step. Equal steps have equal sizes, so they find their arrays at equal addresses, which
@@ -43,7 +39,7 @@ const int32_t* Runner::on_device(const int32_t* staged) const {
 }
 
 void Runner::launch(int slot, std::span<const RunChunk> chunks, std::span<const BlockCopy> copies,
-                    std::span<const int32_t> draws) {
+                    std::span<const SampleRow> draws) {
   Backend& backend = *model_.backend;
   for (const BlockCopy& copy : copies)
     for (const KvLayerView& layer : model_.kv) backend.copy_kv_block(layer, copy.from, copy.to);
@@ -59,6 +55,7 @@ void Runner::launch(int slot, std::span<const RunChunk> chunks, std::span<const 
     shape.max_context_len = std::max(shape.max_context_len, static_cast<int>(chunk.begin) + num_tokens);
   }
   shape.max_context_len = backend.planned_context(shape.max_context_len);
+  shape.plain_draws = std::ranges::all_of(draws, &SampleRow::is_plain);
   assert(shape.num_tokens <= model_.memory.max_step_tokens && shape.num_logit_rows <= model_.memory.max_logit_rows);
   assert(shape.num_drawn <= max_draws_);
   // Rows of block tables are as wide as this shape needs: what is not read is not copied.
@@ -88,7 +85,10 @@ void Runner::launch(int slot, std::span<const RunChunk> chunks, std::span<const 
       .logits = f32_view(logits_, shape.num_logit_rows, model_.spec.vocab_size),
       .rows = reinterpret_cast<const SampleRow*>(on_device(reinterpret_cast<const int32_t*>(rows))),
       .num_rows = shape.num_drawn,
-      .allowed = allowed_,
+      .plain = shape.plain_draws,
+      .allowed = states_.allowed(),
+      .counts = states_.counts(),
+      .bias = states_.bias(),
       .ids = drawn_,
       .results = results_};
 
@@ -108,8 +108,10 @@ void Runner::launch(int slot, std::span<const RunChunk> chunks, std::span<const 
     block_tables += stride;
     std::fill(end, block_tables, 0);
   }
-  for (size_t i = 0; i < draws.size(); ++i)
-    rows[i] = {.logits_row = draws[i], .result = slot_ * max_draws_ + static_cast<int32_t>(i)};
+  for (size_t i = 0; i < draws.size(); ++i) {
+    rows[i] = draws[i];
+    rows[i].result = slot_ * max_draws_ + static_cast<int32_t>(i);
+  }
 
   backend.upload(device_packed_, staging_[static_cast<size_t>(slot_)],
                  static_cast<uint64_t>(packed_size_) * sizeof(int32_t));

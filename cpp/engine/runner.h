@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/draw_states.h"
 #include "engine/load.h"
 #include "kv/block_pool.h"
 #include "sched/plan.h"
@@ -26,13 +27,12 @@ struct RunChunk {
 /// looked at. A step that is under way has a slot, 0 or 1, to itself.
 class Runner {
  public:
-  /// Tokens outside of `allowed_tokens` (bits; empty: all may) are never drawn by the device.
-  Runner(LoadedModel& model, std::span<const uint32_t> allowed_tokens);
+  Runner(LoadedModel& model, const DrawStates& states);
 
-  /// One forward batch of at most max_step_tokens tokens and max_logit_rows rows; then draws a token from each of
-  /// `draws`, at most max_batch_size, which are rows of logits.
+  /// One forward batch of at most max_step_tokens tokens and max_logit_rows rows; then draws a token for each of
+  /// `draws`, at most max_batch_size, in whose order the results come.
   void launch(int slot, std::span<const RunChunk> chunks, std::span<const BlockCopy> copies,
-              std::span<const int32_t> draws);
+              std::span<const SampleRow> draws);
   /// Until the step of a slot is done.
   void wait(int slot) { model_.backend->wait(slot); }
   /// Of the step of a slot, after wait(): what became of each draw.
@@ -46,18 +46,18 @@ class Runner {
   const int32_t* on_device(const int32_t* staged) const;
 
   LoadedModel& model_;
+  const DrawStates& states_;
   int max_draws_;
   // The int32 arrays of one step, in one piece of memory: written here, by slot, and copied to the device at once.
   // Where the backend's memory is the host's, all three are the same.
   std::array<int32_t*, Backend::kMarkSlots> staging_ = {};
   int32_t* device_packed_;
   int64_t packed_capacity_, packed_size_ = 0;
-  float* logits_;                // backend memory [max_logit_rows, vocab_size]
-  float* host_logits_;           // the same where the backend's memory is the host's
-  uint32_t* allowed_ = nullptr;  // backend memory, a bit a token; null: all may be drawn
-  int32_t* drawn_;               // backend memory [max_draws]: ids of the latest draws
-  SampleResult* results_;        // memory of both [kMarkSlots, max_draws]
-  int slot_ = 0;                 // of the latest launch
+  float* logits_;          // backend memory [max_logit_rows, vocab_size]
+  float* host_logits_;     // the same where the backend's memory is the host's
+  int32_t* drawn_;         // backend memory [max_draws]: ids of the latest draws
+  SampleResult* results_;  // memory of both [kMarkSlots, max_draws]
+  int slot_ = 0;           // of the latest launch
 };
 
 }  // namespace imp

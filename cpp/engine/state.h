@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/device_guard.h"
+#include "engine/draw_states.h"
 #include "engine/engine.h"
 #include "engine/generation.h"
 #include "engine/load.h"
@@ -97,8 +98,9 @@ struct Engine::State {
   VocabInfo vocab;
   BlockPool pool;
   Scheduler scheduler;
-  Runner runner;
   SamplingMode sampling;
+  DrawStates draw_states;
+  Runner runner;
   Observers observers;
   std::map<RequestId, Request> requests;
   RequestId next_id = 0;
@@ -123,9 +125,9 @@ struct Engine::State {
   void end_cancelled(std::vector<TokenEvent>& events);
   std::optional<PendingStep> launch_next();
   void launch(int slot, std::span<const RunChunk> chunks, std::span<const BlockCopy> copies,
-              std::span<const int32_t> draws);
+              std::span<const SampleRow> draws);
   void wait(int slot, Clock::time_point started);
-  PendingChunk prepare(const PlannedChunk& planned, PendingStep& step, std::vector<int32_t>& draws);
+  PendingChunk prepare(const PlannedChunk& planned, PendingStep& step, std::vector<SampleRow>& draws);
   void expect_token(PendingChunk& chunk);
   void collect(const PendingStep& step, std::vector<TokenEvent>& events);
   bool awaits_tokens() const;  // whether the pending step has tokens that somebody waits for

@@ -45,7 +45,8 @@ std::optional<PendingStep> Engine::State::launch_next() {
   if (plan.chunks.empty()) return std::nullopt;
   PendingStep step{.slot = free_slot(), .chunks = {}, .started = Clock::now()};
   std::vector<RunChunk> chunks;
-  std::vector<int32_t> draws;
+  std::vector<SampleRow> draws;
+  for (SequenceId id : plan.preempted) draw_states.release(id);
   for (const PlannedChunk& planned : plan.chunks) {
     const Sequence& sequence = scheduler.sequence(planned.sequence);
     const PendingChunk& chunk = step.chunks.emplace_back(prepare(planned, step, draws));
@@ -63,7 +64,7 @@ std::optional<PendingStep> Engine::State::launch_next() {
 }
 
 /// Decides who draws the chunk's token.
-PendingChunk Engine::State::prepare(const PlannedChunk& planned, PendingStep& step, std::vector<int32_t>& draws) {
+PendingChunk Engine::State::prepare(const PlannedChunk& planned, PendingStep& step, std::vector<SampleRow>& draws) {
   Request& request = request_of(planned.sequence);
   if (request.started == Clock::time_point{}) request.started = step.started;
   const auto index = static_cast<int32_t>(planned.sequence - request.id);
@@ -79,7 +80,10 @@ PendingChunk Engine::State::prepare(const PlannedChunk& planned, PendingStep& st
   const bool host_draws = !sampling.on_device || forks || !reason.empty();
   if (planned.completes && !host_draws && !wants_prompt_logprobs(planned)) {
     chunk.draw = static_cast<int32_t>(draws.size());
-    draws.push_back(static_cast<int32_t>(first_row));
+    SampleRow& row = draws.emplace_back();
+    row.logits_row = static_cast<int32_t>(first_row);
+    draw_states.prepare(planned.sequence, request.generations[static_cast<size_t>(index)],
+                        scheduler.sequence(planned.sequence).tokens, row);
     return chunk;
   }
   if (sampling.on_device && !reason.empty() && !std::exchange(request.counted_host_draws, true))
@@ -100,10 +104,9 @@ void Engine::State::expect_token(PendingChunk& chunk) {
   const int32_t max_tokens = request.params->max_tokens;
   chunk.is_last =
       (max_tokens >= 0 && num_generated >= max_tokens) || chunk.position + 1 >= int64_t{model.memory.max_seq_len};
-  if (chunk.is_last)
-    scheduler.remove(id);
-  else
-    scheduler.append(id, -1 - chunk.draw);
+  if (!chunk.is_last) return scheduler.append(id, -1 - chunk.draw);
+  scheduler.remove(id);
+  draw_states.release(id);
 }
 
 /// Waits for a step, and makes events of its tokens.
@@ -146,7 +149,7 @@ bool Engine::State::awaits_tokens() const {
 }
 
 void Engine::State::launch(int slot, std::span<const RunChunk> chunks, std::span<const BlockCopy> copies,
-                           std::span<const int32_t> draws) {
+                           std::span<const SampleRow> draws) {
   device.run(*model.backend, [&] { runner.launch(slot, chunks, copies, draws); });
   totals.forward_batches += 1;
   for (const RunChunk& chunk : chunks) totals.forward_tokens += static_cast<int64_t>(chunk.tokens.size());
@@ -234,6 +237,7 @@ void Engine::State::hand_out(Request& request, int32_t index, TokenEvent event, 
 
 void Engine::State::end_sequence(Request& request, int32_t index) {
   scheduler.remove(request.id + index);
+  draw_states.release(request.id + index);
   request.finished[static_cast<size_t>(index)] = true;
   request.ended = Clock::now();
 }

@@ -47,6 +47,7 @@ struct StepLimits {
   int64_t max_tokens = 0;
   int64_t max_sequences = 0;
   int64_t max_logit_rows = 0;
+  int64_t vocab_size = 0;  // where tokens are drawn
 };
 
 /// Steps that ran as recorded graphs instead of launch by launch.
@@ -70,6 +71,7 @@ struct StepShape {
   int max_query_len = 0;
   int max_context_len = 0;
   int num_drawn = 0;  // rows of logits that sample() draws from at the end
+  bool plain_draws = true;
   auto operator<=>(const StepShape&) const = default;
 };
 

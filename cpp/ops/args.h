@@ -122,27 +122,53 @@ struct SoftcapArgs {
   float cap;
 };
 
-/// How one token is drawn. Made of 4-byte fields: it travels among a step's int32 arrays.
+/// How one token is drawn: sampling parameters (sampling/params.h) and what they act on. Made of 4-byte fields: it
+/// travels among a step's int32 arrays.
 struct SampleRow {
   int32_t logits_row = 0;
-  int32_t result = 0;  // index in SampleArgs::results
-};
+  int32_t result = 0;              // index in SampleArgs::results
+  int32_t mask = 0;                // index in SampleArgs::allowed
+  int32_t counts = -1, bias = -1;  // indices in SampleArgs::counts and bias; -1: no penalties, no bias
+  int32_t leaves = -1;             // a token to take from the counts first: out of the window; -1: none
+  float temperature = 0;           // 0: the best token
+  int32_t top_k = 0;               // at most kMaxSampleTopK, or 0: all
+  float top_p = 1, min_p = 0;
+  float repetition_penalty = 1, frequency_penalty = 0, presence_penalty = 0;
+  uint32_t seed_low = 0, seed_high = 0, stream = 0, position = 0;  // of the random number
+  int32_t logprobs = -1;                                           // as the parameter
 
-/// What became of one row, for the host.
+  /// Whether the best allowed token is all that is asked for.
+  bool is_plain() const { return temperature == 0 && mask == 0 && counts < 0 && bias < 0 && logprobs < 0; }
+};
+constexpr int kMaxSampleTopK = 1024;
+constexpr int kMaxSampleLogprobs = 20;
+
+/// What became of one row, for the host. Log-probabilities are of the row as the model gave it.
 struct SampleResult {
   int32_t id = -1;                                    // -1: the row is damaged, or no token of it may be drawn
   int32_t num_nan = 0, num_inf = 0, num_neg_inf = 0;  // values of the row that are NaN, +inf, -inf
+  float logprob = 0;                                  // with logprobs >= 0: of the drawn token
+  int32_t rank = 0;                                   // and its rank, from 1
+  int32_t num_top = 0;                                // the likeliest tokens, at most `logprobs`
+  int32_t top_ids[kMaxSampleLogprobs] = {};
+  float top_logprobs[kMaxSampleLogprobs] = {};
 };
 
-/// Draws a token from each row of logits, by the rules of sampling/sampler.h: the largest logit among the allowed
-/// tokens, the lowest id of equals. A row that has NaN or +inf, or nothing but -inf, is damaged.
+/// Draws a token from each row of logits, by the rules and in the order of sampling/processors.h, without typical-p,
+/// DRY, mirostat and grammars. A row that has NaN or +inf, or nothing but -inf, is damaged.
 struct SampleArgs {
   TensorView logits;      // [>= every logits_row + 1, vocab_size]; left as it is
   const SampleRow* rows;  // [num_rows]
   int num_rows;
-  const uint32_t* allowed;  // bit i of word w: token 32 w + i may be drawn; null: all may
+  bool plain;               // every row is_plain(): for choosing a kernel
+  const uint32_t* allowed;  // [masks, (vocab_size + 31) / 32]: bit i of word w: token 32 w + i may be drawn
+  int32_t* counts;          // [states, vocab_size]: how often a token is in the window of the penalties. What is drawn
+                            // is added
+  const float* bias;        // [states, vocab_size]: added to the logits
   int32_t* ids;             // [num_rows] drawn; 0 where none was
   SampleResult* results;    // in memory that the host can read
+
+  int64_t mask_words() const { return (logits.cols + 31) / 32; }
 };
 
 }  // namespace imp

@@ -89,11 +89,12 @@ void add_bias(std::span<float> logits, const std::map<int32_t, float>& bias) {
 }
 
 void apply_penalties(std::span<float> logits, const TokenCounts& counts, const Penalties& penalties) {
-  for (const auto& [id, count] : counts.counts()) {
-    float& logit = logits[id];
-    logit = logit > 0 ? logit / penalties.repetition : logit * penalties.repetition;
-    logit = std::min(logit - penalties.frequency * static_cast<float>(count) - penalties.presence, kMaxLogit);
-  }
+  for (const auto& [id, count] : counts.counts()) logits[id] = penalized(logits[id], count, penalties);
+}
+
+float penalized(float logit, int32_t count, const Penalties& penalties) {
+  logit = logit > 0 ? logit / penalties.repetition : logit * penalties.repetition;
+  return std::min(logit - penalties.frequency * static_cast<float>(count) - penalties.presence, kMaxLogit);
 }
 
 TokenSet filtered_tokens(std::span<const float> logits, float temperature, const Filters& filters,

@@ -41,6 +41,8 @@ struct Penalties {
   float frequency = 0;   // then taken off, times the count
   float presence = 0;    // and once
 };
+/// A logit of a token that occurs `count` times in the window.
+float penalized(float logit, int32_t count, const Penalties& penalties);
 void apply_penalties(std::span<float> logits, const TokenCounts& counts, const Penalties& penalties);
 
 /// A token that may be drawn; its probability is weight / total of its set.

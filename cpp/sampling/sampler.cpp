@@ -178,21 +178,16 @@ SampledToken Sampler::accept(SampledToken drawn, const RowDamage& damage) {
   return drawn;
 }
 
-std::string_view parameter_for_host(const SamplingParams& params) {
-  if (params.typical_p != 1) return "typical_p";
-  if (params.mirostat != 0) return "mirostat";
+std::string_view parameter_for_host(const SamplingParams& params, int32_t max_top_k) {
   if (params.dry_multiplier != 0) return "dry_multiplier";
-  if (params.temperature != 0) return "temperature";
-  if (!params.logit_bias.empty()) return "logit_bias";
-  if (!params.allowed_token_ids.empty()) return "allowed_token_ids";
-  if (!params.banned_token_ids.empty()) return "banned_token_ids";
-  if (params.min_tokens > 0) return "min_tokens";
-  if (params.repetition_penalty != 1) return "repetition_penalty";
-  if (params.frequency_penalty != 0) return "frequency_penalty";
-  if (params.presence_penalty != 0) return "presence_penalty";
-  if (params.logprobs >= 0) return "logprobs";
+  if (params.temperature == 0) return "";  // the rest shapes a distribution that is not drawn from
+  if (params.mirostat != 0) return "mirostat";
+  if (params.typical_p != 1) return "typical_p";
+  if (params.top_k > max_top_k) return "top_k";
   return "";
 }
+
+const std::unordered_map<int32_t, int32_t>& Sampler::counts() const { return state_->counts.counts(); }
 
 int32_t Sampler::num_generated() const { return static_cast<int32_t>(state_->generated().size()); }
 

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "sampling/params.h"
@@ -35,7 +36,7 @@ struct SampledToken {
 };
 
 /// The parameter that lets only Sampler draw the tokens of such a request, or "" where a backend's sample() can.
-std::string_view parameter_for_host(const SamplingParams& params);
+std::string_view parameter_for_host(const SamplingParams& params, int32_t max_top_k);
 
 /// Draws the tokens of one sequence. Holds what sampling depends on: the token history and mirostat's state.
 /// The random number for position p depends on (seed, sequence index, p) alone, so neighbours in a batch,
@@ -62,6 +63,8 @@ class Sampler {
   SampledToken accept(SampledToken drawn, const RowDamage& damage);
 
   int32_t num_generated() const;
+  /// How often each token occurs in the window of the penalties.
+  const std::unordered_map<int32_t, int32_t>& counts() const;
 
  private:
   struct State;

@@ -8,7 +8,9 @@ SamplingOps::~SamplingOps() {
 }
 
 uint64_t SamplingOps::scratch_bytes(const StepLimits& limits) {
-  return static_cast<uint64_t>(limits.max_sequences) * (kMaxGreedyBlocks * sizeof(GreedyPartial) + sizeof(unsigned));
+  const uint64_t row = kMaxGreedyBlocks * sizeof(GreedyPartial) + sizeof(unsigned) +
+                       static_cast<uint64_t>(limits.vocab_size) * sizeof(float);
+  return static_cast<uint64_t>(limits.max_sequences) * row;
 }
 
 void SamplingOps::open(const StepLimits& limits, const std::function<void*(uint64_t)>& allocate) {
@@ -16,10 +18,14 @@ void SamplingOps::open(const StepLimits& limits, const std::function<void*(uint6
   const auto rows = static_cast<uint64_t>(limits.max_sequences);
   greedy_.partial = static_cast<GreedyPartial*>(allocate(rows * kMaxGreedyBlocks * sizeof(GreedyPartial)));
   greedy_.arrived = static_cast<unsigned*>(allocate(rows * sizeof(unsigned)));
+  adjusted_ = static_cast<float*>(allocate(rows * static_cast<uint64_t>(limits.vocab_size) * sizeof(float)));
 }
 
 void SamplingOps::sample(const SampleArgs& args, const LaunchContext& context) const {
-  sample_greedy(args, greedy_, context);
+  if (args.plain)
+    sample_greedy(args, greedy_, context);
+  else
+    sample_filtered(args, adjusted_, context);
 }
 
 void SamplingOps::mark(int slot, const LaunchContext& context) const {

@@ -4,6 +4,7 @@
 #include "backend/device_memory.h"
 #include "exec/backend.h"
 #include "runtime/launch.h"
+#include "sample/sample_filtered.h"
 #include "sample/sample_greedy.h"
 
 namespace imp::cuda {
@@ -26,6 +27,7 @@ class SamplingOps {
  private:
   cudaEvent_t marks_[Backend::kMarkSlots] = {};
   GreedyScratch greedy_ = {};
+  float* adjusted_ = nullptr;  // [max_sequences, vocab_size]
 };
 
 }  // namespace imp::cuda

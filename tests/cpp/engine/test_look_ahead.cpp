@@ -46,6 +46,7 @@ Results run(Engine& engine, const std::vector<Load>& loads) {
       out.text += event.text;
       out.finish = event.finish;
       out.stop_reason = event.stop_reason;
+      out.logprobs.insert(out.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
     }
     REQUIRE(step < 5000);
   }
@@ -65,6 +66,15 @@ void check_equal(const Results& expected, const Results& found) {
     CHECK(other.text == out.text);
     CHECK(other.finish == out.finish);
     CHECK(other.stop_reason == out.stop_reason);
+    REQUIRE(other.logprobs.size() == out.logprobs.size());
+    for (size_t t = 0; t < out.logprobs.size(); ++t) {
+      REQUIRE(other.logprobs[t].size() == out.logprobs[t].size());
+      for (size_t i = 0; i < out.logprobs[t].size(); ++i) {
+        CHECK(other.logprobs[t][i].id == out.logprobs[t][i].id);
+        CHECK(other.logprobs[t][i].rank == out.logprobs[t][i].rank);
+        CHECK(other.logprobs[t][i].logprob == doctest::Approx(out.logprobs[t][i].logprob).epsilon(1e-5));
+      }
+    }
   }
 }
 
@@ -155,9 +165,40 @@ TEST_CASE("several sequences of one request, seeds, and requests that the host d
   CHECK(report_number(engine.report_json(), {"sampling", "host_requests", "typical_p"}) == 3);
 }
 
+TEST_CASE("every parameter that the backend can serve gives the host's tokens") {
+  std::vector<Load> loads;
+  for (int i = 0; i < 14; ++i) {
+    Load load{prompt_of(10 + 7 * i, i), greedy(24), 2 * i};
+    SamplingParams& params = load.params;
+    params.ignore_eos = i % 4 != 0;
+    params.seed = 5 + i;
+    params.temperature = i % 5 == 0 ? 0.0f : 1.1f;
+    if (i % 2) params.top_k = 12 + i;
+    if (i % 3 == 0) params.top_p = 0.9f;
+    if (i % 7 == 3) params.min_p = 0.02f;
+    if (i % 4 == 1) params.repetition_penalty = 1.3f, params.penalty_last_n = i % 8 == 1 ? 5 : -1;
+    if (i % 4 == 2) params.frequency_penalty = 0.8f, params.presence_penalty = 0.3f, params.penalty_last_n = 1;
+    if (i % 5 == 1) params.logit_bias = {{40, 3.0f}, {41, -4.0f}};
+    if (i % 5 == 2) params.banned_token_ids = {60, 61, 62};
+    if (i % 5 == 3) params.allowed_token_ids = {30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46};
+    if (i % 5 == 4) params.min_tokens = 20, params.stop_token_ids = {50, 51, 52, 53, 54, 55};
+    if (i % 6 == 0) params.n = 2;
+    if (i % 3 == 1) params.logprobs = 4;
+    loads.push_back(load);
+  }
+  in_all_modes(loads);
+  Engine engine = make_engine({}, "tiny-llama", 0, "ahead");
+  run(engine, loads);
+  CHECK(contains(engine.report_json(), "\"host_requests\":{}"));
+  CHECK(sampling_number(engine, "device_draws") > 200);
+}
+
 TEST_CASE("sequences that lose their blocks while a step is under way") {
   std::vector<Load> loads;
-  for (int i = 0; i < 5; ++i) loads.push_back({prompt_of(30 + i, i), greedy(60), i});
+  for (int i = 0; i < 5; ++i) {
+    loads.push_back({prompt_of(30 + i, i), greedy(60), i});
+    if (i % 2) loads.back().params.repetition_penalty = 1.2f, loads.back().params.penalty_last_n = 9;
+  }
   // What leaves 12 blocks to 4 sequences that want up to 6 each is found by asking for ever less.
   uint64_t budget = uint64_t{1900} << 10;
   for (;; budget += 4096) {
