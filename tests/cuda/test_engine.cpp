@@ -109,6 +109,48 @@ TEST_CASE("attention.no_qknorm_fused and splitk_pipe: other kernels, the same te
   }
 }
 
+TEST_CASE("the device's sampler gives the host's tokens and probabilities") {
+  Engine engines[] = {on_device({}, "tiny-llama", "cuda", "host"), on_device({}, "tiny-llama", "cuda", "ahead")};
+  for (int i = 0; i < 12; ++i) {
+    CAPTURE(i);
+    SamplingParams params = greedy(50);
+    params.temperature = i == 7 ? 0.0f : 0.6f + 0.2f * static_cast<float>(i % 4);
+    params.seed = 100 + i;
+    params.ignore_eos = i % 3 != 0;
+    if (i % 2) params.top_k = 20;
+    if (i % 3) params.top_p = 0.92f;
+    if (i % 5 == 2) params.min_p = 0.03f;
+    if (i % 4 == 1) params.repetition_penalty = 1.25f, params.penalty_last_n = 12;
+    if (i % 4 == 3) params.frequency_penalty = 0.5f, params.penalty_last_n = -1;
+    if (i % 6 == 0) params.logit_bias = {{40, 3.0f}, {41, -4.0f}};
+    if (i % 6 == 1) params.banned_token_ids = {60, 61, 62};
+    if (i % 6 == 2) params.min_tokens = 30, params.stop_token_ids = {50, 51, 52, 53};
+    if (i % 2) params.logprobs = 5;
+    if (i == 8) params.n = 3;
+    std::vector<Completion> found[2];
+    for (int e = 0; e < 2; ++e) {
+      const RequestId id = engines[e].submit(prompt_of(20, i), params);
+      const auto all = finish_all(engines[e]);
+      for (int index = 0; index < params.n; ++index) found[e].push_back(all.at({id, index}));
+    }
+    CHECK(found[1] == found[0]);
+    for (size_t index = 0; index < found[0].size(); ++index) {
+      REQUIRE(found[1][index].logprobs.size() == found[0][index].logprobs.size());
+      for (size_t t = 0; t < found[0][index].logprobs.size(); ++t) {
+        const auto &host = found[0][index].logprobs[t], &device = found[1][index].logprobs[t];
+        REQUIRE(host.size() == device.size());
+        for (size_t k = 0; k < host.size(); ++k) {
+          CHECK(device[k].id == host[k].id);
+          CHECK(device[k].rank == host[k].rank);
+          CHECK(device[k].logprob == doctest::Approx(host[k].logprob).epsilon(1e-5));
+        }
+      }
+    }
+  }
+  CHECK(contains(engines[1].report_json(), "\"host_requests\":{}"));
+  CHECK(report_number(engines[1].report_json(), {"launches", "sample_filtered"}) > 300);
+}
+
 TEST_CASE("several sequences of one request part from one prompt") {
   Engine engine = on_device();
   SamplingParams params = greedy(30);

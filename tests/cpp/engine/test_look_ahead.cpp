@@ -255,6 +255,14 @@ TEST_CASE("prompt logprobs beside sequences that run ahead") {
   }
 }
 
+TEST_CASE("the report says where tokens are drawn") {
+  Engine engine = make_engine();
+  complete(engine, prompt_of(9), greedy(4));
+  CHECK(contains(engine.report_json(), "\"sampling\":{\"where\":\"host\",\"reason\":\"the logits of cpu are"));
+  CHECK(sampling_number(engine, "host_draws") == 4);
+  CHECK(sampling_number(engine, "device_draws") == 0);
+}
+
 TEST_CASE("force_sampling is checked") {
   CHECK_THROWS_WITH_AS(make_engine({}, "tiny-llama", 0, "gpu"), doctest::Contains("expected host, device or ahead"),
                        Error);
