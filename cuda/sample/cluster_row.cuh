@@ -20,6 +20,7 @@ constexpr int kRowThreads = 512;
 constexpr int kRowWarps = kRowThreads / 32;
 constexpr int kBins = 2048;
 constexpr int kListSize = 1024;
+constexpr int kBatch = 8;  // values of a thread under way at once
 
 using ListKey = unsigned long long;  // the complement of the value's ordered bits, then the id: ascending is best first
 
@@ -58,10 +59,15 @@ struct ClusterRow {
         block(static_cast<int>(cluster.block_rank())),
         warp(static_cast<int>(threadIdx.x) / 32),
         lane(static_cast<int>(threadIdx.x) % 32) {
-    constexpr int kPieces = kClusterBlocks * kRowWarps;
-    const int piece = ((size + kPieces - 1) / kPieces + 31) / 32 * 32;  // whole words of the masks
+    const int piece = piece_of(size);
     begin = min((block * kRowWarps + warp) * piece, size);
     end = min(begin + piece, size);
+  }
+
+  /// Ids of one warp: whole words of the masks.
+  __host__ __device__ static int piece_of(int size) {
+    constexpr int kPieces = kClusterBlocks * kRowWarps;
+    return ((size + kPieces - 1) / kPieces + 31) / 32 * 32;
   }
 
   template <class T>
@@ -69,11 +75,18 @@ struct ClusterRow {
     return cluster.map_shared_rank(at, rank);
   }
 
-  /// Calls f(i, valid) for the ids of the warp's piece, 32 at a time in their order.
+  /// Calls f(i, values[i]) for the ids of the warp's piece. Loads go in batches, before f may store anything: the row
+  /// comes from the L2 cache, whose latency is what there is to hide.
   template <class F>
-  __device__ void for_each(const F& f) {
-#pragma unroll 4
-    for (int base = begin; base < end; base += 32) f(base + lane, base + lane < end);
+  __device__ void for_each(const float* values, const F& f) {
+    for (int base = begin; base < end; base += 32 * kBatch) {
+      float x[kBatch];
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) x[u] = base + 32 * u + lane < end ? values[base + 32 * u + lane] : 0;
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u)
+        if (base + 32 * u + lane < end) f(base + 32 * u + lane, x[u]);
+    }
   }
 
   /// The sum, by T::add, of what each thread has. T: whole words, at most 32 bytes.
@@ -103,21 +116,20 @@ struct ClusterRow {
     return total;
   }
 
-  /// Fills row_count, and row_mass where `exponent_of` is not null: how many elements of each bin there are, and the
-  /// sum of the floats w(i). bin_of(i) below 0 leaves an element out. All w of a bin have the exponent
-  /// exponent_of(bin), so their mantissas add up exactly.
-  template <class BinOf, class WeightOf, class ExponentOf>
-  __device__ void histogram(const BinOf& bin_of, const WeightOf& weight_at, const ExponentOf& exponent_of,
-                            bool with_mass) {
+  /// Fills row_count and, where asked for, row_mass: how many values of each bin there are, and their sum. bin_of(x)
+  /// below 0 leaves a value out. All values of a bin have the exponent exponent_of(bin), so their mantissas add up
+  /// exactly.
+  template <class BinOf, class ExponentOf>
+  __device__ void histogram(const float* values, const BinOf& bin_of, const ExponentOf& exponent_of, bool with_mass) {
     for (int bin = threadIdx.x; bin < kBins; bin += kRowThreads)
       memory.count[bin] = memory.low[bin] = memory.high[bin] = 0;
     __syncthreads();
-    for_each([&](int i, bool valid) {
-      const int bin = valid ? bin_of(i) : -1;
+    for_each(values, [&](int, float x) {
+      const int bin = bin_of(x);
       if (bin < 0) return;
       atomicAdd(&memory.count[bin], 1u);
       if (!with_mass) return;
-      const unsigned mantissa = (__float_as_uint(weight_at(i)) & 0x7fffffu) | 0x800000u;
+      const unsigned mantissa = (__float_as_uint(x) & 0x7fffffu) | 0x800000u;
       atomicAdd(&memory.low[bin], mantissa & 0xfffu);
       atomicAdd(&memory.high[bin], mantissa >> 12);
     });
@@ -212,17 +224,18 @@ struct ClusterRow {
     return sum;
   }
 
-  /// Collects the keys of all elements that belong() to the first block's list, unordered; they are at most kListSize.
-  template <class Belongs, class KeyOf>
-  __device__ void gather(const Belongs& belongs, const KeyOf& key_of) {
+  /// Collects all elements that belong(), with their ordered bits, in the first block's list, unordered; they are at
+  /// most kListSize.
+  template <class Belongs, class BitsOf>
+  __device__ void gather(const float* values, const Belongs& belongs, const BitsOf& bits_of) {
     if (block == 0 && threadIdx.x == 0) memory.list_size = 0;
     cluster.sync();
     unsigned* size = of_block(&memory.list_size, 0);
     ListKey* list = of_block(&memory.list[0], 0);
-    for_each([&](int i, bool valid) {
-      if (!valid || !belongs(i)) return;
+    for_each(values, [&](int i, float x) {
+      if (!belongs(i, x)) return;
       const unsigned at = atomicAdd(size, 1u);
-      if (at < kListSize) list[at] = key_of(i);
+      if (at < kListSize) list[at] = static_cast<ListKey>(~bits_of(x)) << 32 | static_cast<unsigned>(i);
     });
     cluster.sync();
   }
@@ -247,14 +260,12 @@ struct ClusterRow {
     }
   }
 
-  /// The id at which the sum of mass(i), in the order of ids, reaches `target_of(total)` (exceeds it); the last id with
+  /// The id at which the sum of mass(x), in the order of ids, reaches `target_of(total)` (exceeds it); the last id with
   /// mass where rounding keeps it from that; -1 where there is no mass.
   template <class Mass, class Target>
-  __device__ int find_by_id(const Mass& mass, const Target& target_of) {
+  __device__ int find_by_id(const float* values, const Mass& mass, const Target& target_of) {
     double own = 0;
-    for_each([&](int i, bool valid) {
-      if (valid) own += mass(i);
-    });
+    for_each(values, [&](int, float x) { own += mass(x); });
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) own += __shfl_xor_sync(~0u, own, offset);
     if (lane == 0) memory.warp_sums[warp] = own;
@@ -283,7 +294,7 @@ struct ClusterRow {
         if (memory.warp_sums[w] > 0) chosen_warp = w, warp_before = sum;
         sum += memory.warp_sums[w];
       }
-      if (chosen_warp == warp) scan_piece(mass, warp_before, target);
+      if (chosen_warp == warp) scan_piece(values, mass, warp_before, target);
     }
     cluster.sync();
     const int id = *of_block(&memory.found, max(chosen, 0));
@@ -293,25 +304,31 @@ struct ClusterRow {
 
   /// One warp: the id of its piece at which the sum exceeds the target, into memory.found.
   template <class Mass>
-  __device__ void scan_piece(const Mass& mass, double cumulated, double target) {
+  __device__ void scan_piece(const float* values, const Mass& mass, double cumulated, double target) {
     int last = -1;
-    for (int base = begin; base < end; base += 32) {
-      const int i = base + lane;
-      const double own = i < end ? mass(i) : 0;
-      double inclusive = own;
+    bool reached = false;
+    for (int base = begin; base < end && !reached; base += 32 * kBatch) {
+      float x[kBatch];
 #pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const double other = __shfl_up_sync(~0u, inclusive, offset);
-        if (lane >= offset) inclusive += other;
+      for (int u = 0; u < kBatch; ++u) x[u] = base + 32 * u + lane < end ? values[base + 32 * u + lane] : 0;
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) {
+        if (reached) continue;  // the whole warp
+        const int first = base + 32 * u;
+        const double own = first + lane < end ? mass(x[u]) : 0;
+        double inclusive = own;
+#pragma unroll
+        for (int offset = 1; offset < 32; offset *= 2) {
+          const double other = __shfl_up_sync(~0u, inclusive, offset);
+          if (lane >= offset) inclusive += other;
+        }
+        const unsigned over = __ballot_sync(~0u, own > 0 && cumulated + inclusive > target);
+        const unsigned some = __ballot_sync(~0u, own > 0);
+        if (some != 0) last = first + 31 - __clz(some);
+        if (over != 0) last = first + __ffs(over) - 1;
+        reached = over != 0;
+        cumulated += __shfl_sync(~0u, inclusive, 31);
       }
-      const unsigned over = __ballot_sync(~0u, own > 0 && cumulated + inclusive > target);
-      const unsigned some = __ballot_sync(~0u, own > 0);
-      if (some != 0) last = base + 31 - __clz(some);
-      if (over != 0) {
-        last = base + __ffs(over) - 1;
-        break;
-      }
-      cumulated += __shfl_sync(~0u, inclusive, 31);
     }
     if (lane == 0) memory.found = last;
   }

@@ -64,26 +64,20 @@ struct Draw {
 /// number. -inf never counts. `max` is the largest.
 __device__ int list_largest(ClusterRow& row, const float* values, float max, int wanted) {
   constexpr float kBinsPerUnit = 64;
-  const auto coarse = [&](int i) {
-    const float x = values[i];
+  const auto coarse = [&](float x) {
     return x > -INFINITY ? min(kBins - 1, __float2int_rd(__fmul_rn(__fsub_rn(max, x), kBinsPerUnit))) : -1;
   };
-  const auto key_of = [&](int i) {
-    return static_cast<ListKey>(~ordered_bits(values[i])) << 32 | static_cast<unsigned>(i);
-  };
-  const auto no_weight = [](int) { return 0.0f; };
   const auto no_exponent = [](int) { return 0; };
-  row.histogram(coarse, no_weight, no_exponent, false);
+  row.histogram(values, coarse, no_exponent, false);
   Crossing crossing = row.find_crossing(row.memory.row_count, 0, wanted, false);
   const int boundary = crossing.bin;
   int size = static_cast<int>(crossing.before + crossing.own);
   if (size <= kListSize) {
-    row.gather(
-        [&](int i) {
-          const int bin = coarse(i);
-          return bin >= 0 && bin <= boundary;
-        },
-        key_of);
+    const auto belongs = [&](int, float x) {
+      const int bin = coarse(x);
+      return bin >= 0 && bin <= boundary;
+    };
+    row.gather(values, belongs, ordered_bits);
     row.sort_list(size);
     return min(size, wanted);
   }
@@ -94,13 +88,14 @@ __device__ int list_largest(ClusterRow& row, const float* values, float max, int
     const int bits = min(11, shift), next = shift - bits;
     const unsigned mask = (1u << bits) - 1;
     row.histogram(
-        [&](int i) {
-          if (coarse(i) != boundary) return -1;
-          const unsigned key = ordered_bits(values[i]);
+        values,
+        [&](float x) {
+          if (coarse(x) != boundary) return -1;
+          const unsigned key = ordered_bits(x);
           if (shift < 32 && key >> shift != prefix) return -1;
           return static_cast<int>(mask - (key >> next & mask));
         },
-        no_weight, no_exponent, false);
+        no_exponent, false);
     crossing = row.find_crossing(row.memory.row_count, crossing.before, wanted, false);
     prefix = (shift < 32 ? prefix << bits : 0u) | (mask - static_cast<unsigned>(crossing.bin));
     shift = next;
@@ -109,19 +104,18 @@ __device__ int list_largest(ClusterRow& row, const float* values, float max, int
   int last_tie = INT_MAX;
   if (size > kListSize) {  // equal values: the first of them by id
     const double ties = wanted - crossing.before;
-    last_tie =
-        row.find_by_id([&](int i) { return coarse(i) == boundary && ordered_bits(values[i]) == prefix ? 1.0 : 0.0; },
-                       [&](double) { return ties - 0.5; });
+    last_tie = row.find_by_id(
+        values, [&](float x) { return coarse(x) == boundary && ordered_bits(x) == prefix ? 1.0 : 0.0; },
+        [&](double) { return ties - 0.5; });
     size = wanted;
   }
-  row.gather(
-      [&](int i) {
-        const int bin = coarse(i);
-        if (bin != boundary) return bin >= 0 && bin < boundary;
-        const unsigned key = ordered_bits(values[i]) >> shift;
-        return key > prefix || (key == prefix && i <= last_tie);
-      },
-      key_of);
+  const auto belongs = [&](int i, float x) {
+    const int bin = coarse(x);
+    if (bin != boundary) return bin >= 0 && bin < boundary;
+    const unsigned key = ordered_bits(x) >> shift;
+    return key > prefix || (key == prefix && i <= last_tie);
+  };
+  row.gather(values, belongs, ordered_bits);
   row.sort_list(size);
   return min(size, wanted);
 }
@@ -209,11 +203,9 @@ __device__ int Draw::from_logits() {
 
 /// Top-p without top-k.
 __device__ int Draw::from_weights() {
-  row.for_each([&](int i, bool valid) {
-    if (valid) values[i] = weight_of(values[i], max, how.temperature);
-  });
-  const auto weight_at = [&](int i) { return values[i]; };
-  const auto coarse = [&](int i) { return values[i] > 0 ? weight_bin(values[i]) : -1; };
+  row.for_each(values, [&](int i, float x) { values[i] = weight_of(x, max, how.temperature); });
+  const auto coarse = [](float weight) { return weight > 0 ? weight_bin(weight) : -1; };
+  const auto bits_of = [](float weight) { return __float_as_uint(weight); };
   // The weight at which the sum over weights down from the largest comes to a target, by ever finer bins. The first
   // level finds a list short enough, or -1; `before` and `own` are sums above and at that weight.
   struct Level {
@@ -223,7 +215,7 @@ __device__ int Draw::from_weights() {
   };
   double total = 0;
   const auto select = [&](double share, double fixed_target, bool strict, bool may_list) {
-    row.histogram(coarse, weight_at, [&](int bin) { return (kTopWeightBin - bin) >> 4; }, true);
+    row.histogram(values, coarse, [](int bin) { return (kTopWeightBin - bin) >> 4; }, true);
     if (total == 0) total = row.sum_through(row.memory.row_mass, kBins - 1);
     const double target = share > 0 ? share * total : fixed_target;
     Level level{0, row.find_crossing(row.memory.row_mass, 0, target, strict), -1};
@@ -241,11 +233,12 @@ __device__ int Draw::from_weights() {
       const int bits = min(11, shift), next = shift - bits;
       const unsigned mask = (1u << bits) - 1;
       row.histogram(
-          [&](int i) {
-            const unsigned key = __float_as_uint(values[i]);
-            return values[i] > 0 && key >> shift == prefix ? static_cast<int>(mask - (key >> next & mask)) : -1;
+          values,
+          [&](float weight) {
+            const unsigned key = __float_as_uint(weight);
+            return weight > 0 && key >> shift == prefix ? static_cast<int>(mask - (key >> next & mask)) : -1;
           },
-          weight_at, [&](int) { return static_cast<int>(prefix >> (23 - shift)); }, true);
+          [&](int) { return static_cast<int>(prefix >> (23 - shift)); }, true);
       level.crossing = row.find_crossing(row.memory.row_mass, level.crossing.before, target, strict);
       prefix = prefix << bits | (mask - static_cast<unsigned>(level.crossing.bin));
       shift = next;
@@ -257,8 +250,8 @@ __device__ int Draw::from_weights() {
   const Level cut = select(how.top_p, 0, false, true);
   if (cut.list_size >= 0) {
     row.gather(
-        [&](int i) { return values[i] > 0 && __float_as_uint(values[i]) >> 19 >= cut.weight_bits; },
-        [&](int i) { return static_cast<ListKey>(~__float_as_uint(values[i])) << 32 | static_cast<unsigned>(i); });
+        values, [&](int, float weight) { return weight > 0 && __float_as_uint(weight) >> 19 >= cut.weight_bits; },
+        bits_of);
     row.sort_list(cut.list_size);
     return from_list(cut.list_size, total, true);
   }
@@ -271,8 +264,8 @@ __device__ int Draw::from_weights() {
   double kept_total = cut.crossing.before + kept_ties * cut_weight;
   if (how.min_p > cut_weight) {
     MassAndCount above;
-    row.for_each([&](int i, bool valid) {
-      if (valid && values[i] >= how.min_p) above.mass += values[i];
+    row.for_each(values, [&](int, float weight) {
+      if (weight >= how.min_p) above.mass += weight;
     });
     kept_total = row.reduce(above).mass;
   }
@@ -284,19 +277,19 @@ __device__ int Draw::from_weights() {
   double tie = floor((target - drawn.crossing.before) / weight);
   const double most = drawn.weight_bits == cut.weight_bits ? kept_ties : floor(drawn.crossing.own / weight + 0.5);
   tie = fmin(fmax(tie, 0.0), most - 1);
-  return row.find_by_id([&](int i) { return __float_as_uint(values[i]) == drawn.weight_bits ? 1.0 : 0.0; },
-                        [&](double) { return tie + 0.5; });
+  return row.find_by_id(
+      values, [&](float x) { return __float_as_uint(x) == drawn.weight_bits ? 1.0 : 0.0; },
+      [&](double) { return tie + 0.5; });
 }
 
 /// Neither top-k nor top-p.
 __device__ int Draw::from_ids() {
-  row.for_each([&](int i, bool valid) {
-    if (!valid) return;
-    const float weight = weight_of(values[i], max, how.temperature);
+  row.for_each(values, [&](int i, float x) {
+    const float weight = weight_of(x, max, how.temperature);
     values[i] = weight >= how.min_p ? weight : 0;
   });
-  return row.find_by_id([&](int i) { return static_cast<double>(values[i]); },
-                        [&](double total) { return uniform * total; });
+  return row.find_by_id(
+      values, [](float weight) { return static_cast<double>(weight); }, [&](double total) { return uniform * total; });
 }
 
 /// Log-probabilities of the drawn token and of the likeliest, by the first block. `id` need only be known there.
@@ -307,10 +300,9 @@ __device__ void describe(ClusterRow& row, const SampleRow& how, const float* raw
   row.cluster.sync();
   const float own = raw[row.memory.found];
   MassAndCount all;
-  row.for_each([&](int i, bool valid) {
-    if (!valid) return;
-    all.mass += expf(raw[i] - raw_max);
-    all.count += raw[i] > own;
+  row.for_each(raw, [&](int, float x) {
+    all.mass += expf(x - raw_max);
+    all.count += x > own;
   });
   all = row.reduce(all);
   const double normalizer = raw_max + log(all.mass);
@@ -330,7 +322,7 @@ __device__ void describe(ClusterRow& row, const SampleRow& how, const float* raw
 }
 
 __global__ void __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kRowThreads)
-    filtered_kernel(SampleArgs args, float* scratch) {
+    filtered_kernel(SampleArgs args, float* scratch, bool in_shared) {
   extern __shared__ __align__(16) unsigned char shared[];
   const int size = static_cast<int>(args.logits.cols);
   ClusterRow row(*reinterpret_cast<RowMemory*>(shared), size);
@@ -339,7 +331,10 @@ __global__ void __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kRowThr
   const int r = blockIdx.y;
   const SampleRow how = args.rows[r];
   const float* raw = static_cast<const float*>(args.logits.data) + how.logits_row * args.logits.row_stride;
-  float* values = scratch + static_cast<int64_t>(r) * size;
+  // A block touches its own piece of the values alone: they may lie in its shared memory.
+  const int64_t first_of_block = static_cast<int64_t>(row.block) * kRowWarps * ClusterRow::piece_of(size);
+  float* values = in_shared ? reinterpret_cast<float*>(shared + sizeof(RowMemory)) - first_of_block
+                            : scratch + static_cast<int64_t>(r) * size;
   const uint32_t* allowed = args.allowed + how.mask * ((args.logits.cols + 31) / 32);
   int32_t* counts = how.counts < 0 ? nullptr : args.counts + static_cast<int64_t>(how.counts) * size;
   const float* bias = how.bias < 0 ? nullptr : args.bias + static_cast<int64_t>(how.bias) * size;
@@ -348,23 +343,38 @@ __global__ void __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kRowThr
   row.cluster.sync();  // all blocks are there, and see the count
 
   RowStats stats;
-  row.for_each([&](int i, bool valid) {
-    if (!valid) return;
-    const float x = raw[i];
-    stats.num_nan += isnan(x);
-    stats.num_inf += x == INFINITY;
-    stats.num_neg_inf += x == -INFINITY;
-    stats.raw_max = fmaxf(stats.raw_max, x);
-    float value = (allowed[i / 32] >> (i % 32) & 1) != 0 ? x : -INFINITY;
-    if (value > -INFINITY && bias) value = __fadd_rn(value, bias[i]);
-    if (value > -INFINITY && counts) {
-      if (const int count = counts[i]; count > 0)
-        value = penalized(value, count, how.repetition_penalty, how.frequency_penalty, how.presence_penalty);
+  for (int base = row.begin; base < row.end; base += 32 * kBatch) {
+    // All loads of a batch before its stores, which the compiler must take for stores to the same arrays.
+    float x[kBatch], added[kBatch];
+    int occurs[kBatch];
+    const int word = base / 32 + row.lane;
+    const uint32_t words = row.lane < kBatch && word * 32 < size ? allowed[word] : 0;
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+      const int i = base + 32 * u + row.lane;
+      x[u] = i < row.end ? raw[i] : -INFINITY;
+      added[u] = bias && i < row.end ? bias[i] : 0;
+      occurs[u] = counts && i < row.end ? counts[i] : 0;
     }
-    values[i] = value;
-    const auto key = static_cast<unsigned long long>(ordered_bits(value)) << 32 | (UINT_MAX - static_cast<unsigned>(i));
-    if (value > -INFINITY) stats.best = max(stats.best, key);
-  });
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+      const int i = base + 32 * u + row.lane;
+      const bool may = (__shfl_sync(~0u, words, u) >> row.lane & 1) != 0;
+      if (i >= row.end) continue;
+      stats.num_nan += isnan(x[u]);
+      stats.num_inf += x[u] == INFINITY;
+      stats.num_neg_inf += x[u] == -INFINITY;
+      stats.raw_max = fmaxf(stats.raw_max, x[u]);
+      float value = may ? x[u] : -INFINITY;
+      if (value > -INFINITY && bias) value = __fadd_rn(value, added[u]);
+      if (value > -INFINITY && occurs[u] > 0)
+        value = penalized(value, occurs[u], how.repetition_penalty, how.frequency_penalty, how.presence_penalty);
+      values[i] = value;
+      const auto key =
+          static_cast<unsigned long long>(ordered_bits(value)) << 32 | (UINT_MAX - static_cast<unsigned>(i));
+      if (value > -INFINITY) stats.best = max(stats.best, key);
+    }
+  }
   stats = row.reduce(stats);
 
   int id = -1;
@@ -397,8 +407,12 @@ __global__ void __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kRowThr
 
 void sample_filtered(const SampleArgs& args, float* scratch, const LaunchContext& context) {
   if (args.num_rows == 0) return;
+  const size_t own_bytes = sizeof(float) * kRowWarps * ClusterRow::piece_of(static_cast<int>(args.logits.cols));
+  // With few rows an SM has one block, and shared memory to spare.
+  const bool in_shared = sizeof(RowMemory) + own_bytes <= static_cast<size_t>(context.max_shared_bytes) &&
+                         args.num_rows * kClusterBlocks <= context.num_sms;
   launch(context, "sample_filtered", filtered_kernel, dim3(kClusterBlocks, static_cast<unsigned>(args.num_rows)),
-         kRowThreads, sizeof(RowMemory), args, scratch);
+         kRowThreads, sizeof(RowMemory) + (in_shared ? own_bytes : 0), args, scratch, in_shared);
 }
 
 }  // namespace imp::cuda

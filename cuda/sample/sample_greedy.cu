@@ -112,7 +112,7 @@ void sample_greedy(const SampleArgs& args, const GreedyScratch& scratch, const L
   if (args.num_rows == 0) return;
   constexpr int kLeastValues = 1024;  // a block's worth
   const int vocab_size = static_cast<int>(args.logits.cols);
-  int blocks = 2 * context.num_sms / args.num_rows;
+  int blocks = 8 * context.num_sms / args.num_rows;  // 2048 threads an SM
   blocks = min(min(blocks, kMaxGreedyBlocks), (vocab_size + kLeastValues - 1) / kLeastValues);
   blocks = max(blocks, 1);
   const int piece = (vocab_size + blocks - 1) / blocks;
