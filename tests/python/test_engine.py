@@ -450,6 +450,7 @@ def test_report_and_explain(engine: imp.Engine) -> None:
     assert report["mem"]["weights"] > 0
     assert report["model"]["architecture"] == "llama"
     assert sum(report["launches"].values()) > 0
+    assert report["sampling"][report["sampling"]["where"] + "_draws"] >= 12
     explanation = engine.explain([1, 64])
     assert json.loads(json.dumps(explanation)) == explanation
     text = str(explanation)
