@@ -132,9 +132,10 @@ void StepGraphs::inspect(const StepShape& shape, cudaGraph_t graph) const {
   if (settings_.log)
     print_line(cat("capture (", settings_.capture_mode, "): ", words_of(shape), ": ", nodes_of(graph)));
   if (settings_.dump_dir.empty()) return;
-  const std::string path = cat(settings_.dump_dir, "/graph_tokens", shape.num_tokens, "_sequences", shape.num_sequences,
-                               "_query", shape.max_query_len, "_context", shape.max_context_len, "_rows",
-                               shape.num_logit_rows, "_drawn", shape.num_drawn, ".dot");
+  const std::string path =
+      cat(settings_.dump_dir, "/graph_tokens", shape.num_tokens, "_sequences", shape.num_sequences, "_query",
+          shape.max_query_len, "_context", shape.max_context_len, "_rows", shape.num_logit_rows, "_drawn",
+          shape.num_drawn, shape.plain_draws ? "" : "_filtered", ".dot");
   check(cudaGraphDebugDotPrint(graph, path.c_str(), cudaGraphDebugDotFlagsVerbose), path.c_str());
 }
 
