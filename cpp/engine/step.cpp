@@ -166,9 +166,8 @@ void Engine::State::wait(int slot, Clock::time_point started) {
 void Engine::State::forward(const RunChunk& chunk, bool draw) {
   const int slot = free_slot();
   const Clock::time_point start = Clock::now();
-  constexpr int32_t kFirstRow[] = {0};
-  launch(slot, {&chunk, 1}, {},
-         draw && sampling.on_device ? std::span<const int32_t>(kFirstRow) : std::span<const int32_t>());
+  const SampleRow first_row;
+  launch(slot, {&chunk, 1}, {}, {&first_row, draw && sampling.on_device ? size_t{1} : 0});
   wait(slot, start);
 }
 
