@@ -65,8 +65,13 @@ class CudaBackend final : public Backend {
     if (options.settings) {
       const Settings& settings = *options.settings;
       launch_.pdl = !settings.runtime.no_pdl && properties_.major >= 9;
-      linear_.switches = {settings.gemm.no_dp4a_gemv, settings.gemm.no_dp4a_lm, settings.gemm.no_mmvq,
-                          settings.gemm.no_mmvq_q8_0, settings.gemm.cublas_fp16_acc == "on"};
+      linear_.switches = {.no_dp4a_gemv = settings.gemm.no_dp4a_gemv,
+                          .no_dp4a_lm = settings.gemm.no_dp4a_lm,
+                          .no_mmvq = settings.gemm.no_mmvq,
+                          .no_mmvq_q8_0 = settings.gemm.no_mmvq_q8_0,
+                          .f16_sums = settings.gemm.cublas_fp16_acc == "on",
+                          .q8_imma = settings.gemm.q8_imma_enabled,
+                          .q4k_imma_prefill = settings.gemm.q4k_imma_prefill};
       attention_.switches = attention_switches(settings);
       if (graphs_.enabled() && settings.runtime.prefill_graph)
         prefill_graphs_ = PrefillGraphs(
@@ -130,6 +135,7 @@ class CudaBackend final : public Backend {
   }
   WeightView prepare_head(const WeightView& head) override;
   void finish_load(const StepLimits& limits) override;
+  ImmaScratch allocate_imma_scratch(const StepLimits& limits);
   int planned_context(int max_context_len) const override;
   void run_step(const StepShape& shape, const std::function<void()>& forward) override;
   std::vector<std::string> without_effect(const Settings& settings) const override;
@@ -306,9 +312,22 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
   const int64_t head = lm_dequant_fp16_ ? int64_t{2} * spec.vocab_size * spec.hidden_size : 0;
   const int64_t scratch = 2 * PrefillWeights::scratch_elements(spec) + 4 * limits.max_tokens;
   const int64_t partial = 4 * max_decode_partial_floats(launch_);
-  return static_cast<uint64_t>(rows + head + scratch + partial + attention_plan_.scores_bytes) +
+  const int64_t imma = imma_tokens_bytes(std::min<int64_t>(limits.max_tokens, kImmaMaxTokens), cols) +
+                       kImmaPartialBytes + kImmaCounters * int64_t{sizeof(int32_t)};
+  return static_cast<uint64_t>(rows + head + scratch + partial + imma + attention_plan_.scores_bytes) +
          (fp8_prefill_ ? PrefillWeights::fp8_bytes(spec) : 0) + kCublasWorkspaceBytes + 4096 * sizeof(int32_t) +
          SamplingOps::scratch_bytes(limits);
+}
+
+ImmaScratch CudaBackend::allocate_imma_scratch(const StepLimits& limits) {
+  ImmaScratch scratch = {};
+  scratch.tokens_bytes = imma_tokens_bytes(std::min<int64_t>(limits.max_tokens, kImmaMaxTokens), max_cols_);
+  scratch.partial_bytes = kImmaPartialBytes;
+  scratch.num_counters = kImmaCounters;
+  scratch.tokens = allocate(static_cast<uint64_t>(scratch.tokens_bytes), MemoryTag::workspace);
+  scratch.partial = static_cast<float*>(allocate(kImmaPartialBytes, MemoryTag::workspace));
+  scratch.counters = static_cast<int32_t*>(allocate(kImmaCounters * sizeof(int32_t), MemoryTag::workspace));
+  return scratch;
 }
 
 void CudaBackend::finish_load(const StepLimits& limits) {
@@ -322,6 +341,7 @@ void CudaBackend::finish_load(const StepLimits& limits) {
   linear_.weight_bf16 = allocate(static_cast<uint64_t>(linear_.weight_elements) * 2, MemoryTag::workspace);
   linear_.gate_up_bytes = gate_up_bytes(limits.max_tokens, max_intermediate_);
   linear_.gate_up = allocate(static_cast<uint64_t>(linear_.gate_up_bytes), MemoryTag::workspace);
+  linear_.imma = allocate_imma_scratch(limits);
   cublaslt_.open(allocate(kCublasWorkspaceBytes, MemoryTag::workspace), kCublasWorkspaceBytes,
                  {.deterministic = deterministic_, .log = log_gemm_algo_});
   if (fp8_prefill_) {

@@ -1,6 +1,7 @@
 #pragma once
 #include <string_view>
 
+#include "linear/gemm_imma.h"
 #include "linear/packed_weight.h"
 #include "ops/args.h"
 #include "ops/kernel_table.h"
@@ -16,6 +17,8 @@ struct LinearSwitches {
   bool no_mmvq = false;
   bool no_mmvq_q8_0 = false;
   bool f16_sums = false;  // gemm.cublas_fp16_acc is on
+  bool q8_imma = true;
+  bool q4k_imma_prefill = false;
 };
 
 class Fp8Weights;
@@ -32,6 +35,7 @@ struct LinearContext {
   int64_t gate_up_bytes;
   float* x_scales = nullptr;        // [max_tokens]
   const Fp8Weights* fp8 = nullptr;  // where attention.fp8_prefill asks for them
+  ImmaScratch imma = {};
 };
 
 struct LinearProblem {

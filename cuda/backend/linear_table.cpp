@@ -70,7 +70,34 @@ void launch_gemv_rows(const LinearContext& context, const LinearArgs& args) {
   gemv_rows(args.outputs[0].weight.format, to_gemv(args), context.launch);
 }
 
+// Measured beside the GEMV, and beside expanding the weights to bf16 (docs/performance.md).
+constexpr int64_t kImmaFewestTokens = 3, kImmaSmallTokens = 64, kImmaMostTokens = 128, kImmaLongRow = 4096;
+constexpr int64_t kImmaPrefillTokens = 64;  // from here on gemm.q8_imma_enabled decides for Q8_0
+
+const char* reject_gemm_imma(const LinearProblem& p) {
+  if (is_float(p.format)) return "weight is not a block format";
+  if (p.mixed) return "gate and up are stored in different formats";
+  if (p.k % 32 != 0) return "k is not a multiple of 32";
+  if (p.m < kImmaFewestTokens) return "fewer than 3 tokens";
+  const bool asked_for = p.format == WeightFormat::q4_k && p.switches.q4k_imma_prefill;
+  if (p.m > kImmaMostTokens && !asked_for) return "more than 128 tokens";
+  const bool cheap = p.k >= kImmaLongRow && p.format == WeightFormat::q8_0;
+  if (p.m > kImmaSmallTokens && !cheap && !asked_for) return "more than 64 tokens, and not Q8_0 with k of 4096 or more";
+  if (p.m > kImmaMaxTokens) return "more than 256 tokens";
+  if (p.m >= kImmaPrefillTokens && p.format == WeightFormat::q8_0 && !p.switches.q8_imma)
+    return "gemm.q8_imma_enabled is off";
+  if (p.switches.no_mmvq) return "gemm.no_mmvq is set";
+  if (p.switches.no_dp4a_gemv && p.m <= kGemvMaxTokens) return "gemm.no_dp4a_gemv is set";
+  if (p.switches.no_dp4a_lm && p.role == LinearRole::lm_head) return "gemm.no_dp4a_lm is set";
+  if (p.switches.no_mmvq_q8_0 && p.format == WeightFormat::q8_0) return "gemm.no_mmvq_q8_0 is set";
+  return imma_reject(packed_layout_of(p.format), p.m, p.max_shared_bytes);
+}
+void launch_gemm_imma(const LinearContext& context, const LinearArgs& args) {
+  gemm_imma(static_cast<PackedLayout>(args.outputs[0].weight.layout), args, context.imma, context.launch);
+}
+
 constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
+    {"gemm_imma", reject_gemm_imma, launch_gemm_imma},
     {"gemv_dp4a", reject_gemv_dp4a, launch_gemv_dp4a},
     {"gemv_rows", reject_gemv_rows, launch_gemv_rows},
     {"cublaslt_fp8", reject_fp8_gemm, launch_fp8_gemm},

@@ -33,4 +33,10 @@ __device__ __forceinline__ void cp_async_wait(int pending) {
   }
 }
 
+/// One of the arrivals that `barrier` counts comes once this thread's copies so far have.
+__device__ __forceinline__ void cp_async_arrive(uint64_t* barrier) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address) : "memory");
+}
+
 }  // namespace imp::cuda

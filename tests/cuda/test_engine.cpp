@@ -316,3 +316,37 @@ TEST_CASE("gemm.cublas_fp16_acc: on takes products with f16 sums, auto and off d
     CHECK(error > 0);
   }
 }
+
+TEST_CASE("gemm.q8_imma_enabled: prompts of Q8_0 models go through the integer tensor cores or they do not") {
+  const auto launched = [](const Overrides& overrides, int tokens) {
+    Engine engine = on_device(overrides, "tiny-llama-q8_0");
+    complete(engine, prompt_of(tokens), greedy(1));
+    return launches_of(engine, "gemm_imma");
+  };
+  const Overrides off = {{"gemm.q8_imma_enabled", "false"}};
+  CHECK(launched({}, 64) > 0);
+  CHECK(launched(off, 64) == 0);
+  CHECK(launched(off, 63) > 0);  // too few to be called a prompt
+}
+
+TEST_CASE("gemm.q4k_imma_prefill: long prompts of Q4_K models go through the integer tensor cores or they do not") {
+  const auto launched = [](const Overrides& overrides, int tokens) {
+    Engine engine = on_device(overrides, "tiny-qwen3-q4_k");
+    complete(engine, prompt_of(tokens), greedy(1));
+    return launches_of(engine, "gemm_imma");
+  };
+  const Overrides on = {{"gemm.q4k_imma_prefill", "true"}};
+  CHECK(launched({}, 64) > 0);
+  CHECK(launched({}, 65) == 0);
+  CHECK(launched(on, 65) > 0);
+  CHECK(launched(on, 150) > 0);
+}
+
+TEST_CASE("gemm.no_mmvq keeps batches away from the integer tensor cores") {
+  for (const char* key : {"gemm.no_mmvq", "gemm.no_mmvq_q8_0"}) {
+    CAPTURE(key);
+    Engine engine = on_device({{key, "true"}}, "tiny-llama-q8_0");
+    complete(engine, prompt_of(20), greedy(2));
+    CHECK(launches_of(engine, "gemm_imma") + launches_of(engine, "gemv_dp4a") == 0);
+  }
+}

@@ -26,7 +26,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 enum class Arithmetic { exact, int8, bf16 };
 
 Arithmetic arithmetic_of(std::string_view candidate) {
-  if (candidate == "gemv_dp4a") return Arithmetic::int8;
+  if (candidate == "gemv_dp4a" || candidate == "gemm_imma") return Arithmetic::int8;
   return candidate == "dequant_gemm_bf16" ? Arithmetic::bf16 : Arithmetic::exact;
 }
 
@@ -46,7 +46,7 @@ struct Operand {
 
 /// Device memory that linears work in, full of NaN.
 struct Workspace {
-  static constexpr int64_t kTokens = 200, kCols = 12288, kIntermediate = 2048;
+  static constexpr int64_t kTokens = 260, kCols = 12288, kIntermediate = 2048;
   TestDevice device;
   CublasLt cublaslt;
   DeviceArray<uint16_t> x_bf16{std::vector<uint16_t>(kTokens * kCols, 0x7fc0)};
@@ -54,6 +54,9 @@ struct Workspace {
   DeviceArray<float> gate_up{std::vector<float>(kTokens * kIntermediate, kNan)};
   DeviceArray<float> x_scales{std::vector<float>(kTokens, kNan)};
   DeviceMemory library{size_t{32} << 20};
+  DeviceArray<uint8_t> imma_tokens{std::vector<uint8_t>(imma_tokens_bytes(kImmaMaxTokens, kCols), 0xff)};
+  DeviceArray<float> imma_partial{std::vector<float>(1 << 20, kNan)};
+  DeviceArray<int32_t> imma_counters{std::vector<int32_t>(64, 0)};
   int64_t weight_elements;
 
   explicit Workspace(int64_t elements = 4 << 20)
@@ -69,7 +72,13 @@ struct Workspace {
             .weight_elements = weight_elements,
             .gate_up = gate_up.data(),
             .gate_up_bytes = 4 * kTokens * kIntermediate,
-            .x_scales = x_scales.data()};
+            .x_scales = x_scales.data(),
+            .imma = {.tokens = imma_tokens.data(),
+                     .tokens_bytes = imma_tokens_bytes(kImmaMaxTokens, kCols),
+                     .partial = imma_partial.data(),
+                     .partial_bytes = 4 << 20,
+                     .counters = imma_counters.data(),
+                     .num_counters = 64}};
   }
 };
 
@@ -98,6 +107,12 @@ class Call {
   void spoil(int64_t token, int64_t col, float value) { x_[rows_[token] * x_stride_ + col] = value; }
 
   void run(Workspace& workspace, std::string_view forced, std::vector<std::vector<float>>& y) {
+    run_with(workspace, y,
+             [&](const LinearContext& context, const LinearArgs& args) { run_linear(context, args, forced); });
+  }
+  /// By `linear(context, args)`.
+  template <class Linear>
+  void run_with(Workspace& workspace, std::vector<std::vector<float>>& y, const Linear& linear) {
     const DeviceArray<float> x(x_), norm(norm_);
     const DeviceArray<int32_t> rows(rows_);
     std::vector<std::unique_ptr<DeviceArray<float>>> bias, out;
@@ -116,15 +131,19 @@ class Call {
     args.accumulate = options_.accumulate;
     args.gated = options_.gated;
     args.activation = options_.activation;
-    run_linear(workspace.context(options_.pdl), args, forced);
+    linear(workspace.context(options_.pdl), args);
     y.clear();
     for (const auto& array : out) y.push_back(array->download());
   }
 
   /// "" or the first element of the worst output that is further from the host's result than this arithmetic explains.
-  std::string check(const std::vector<std::vector<float>>& y, std::vector<Arithmetic> arithmetic) const {
-    std::vector<Products> products;
-    for (size_t i = 0; i < weights_.size(); ++i) products.push_back(compute(*weights_[i], arithmetic[i]));
+  std::string check(const std::vector<std::vector<float>>& y, const std::vector<Arithmetic>& arithmetic) {
+    if (arithmetic != known_) {
+      known_ = arithmetic;
+      products_.clear();
+      for (size_t i = 0; i < weights_.size(); ++i) products_.push_back(compute(*weights_[i], arithmetic[i]));
+    }
+    const std::vector<Products>& products = products_;
     for (size_t i = 0; i < weights_.size(); ++i) {
       const int64_t n = weights_[i]->host.view.rows;
       for (int64_t t = 0; t < m_; ++t) {
@@ -250,6 +269,8 @@ class Call {
   std::vector<float> x_, norm_;
   std::vector<int32_t> rows_;
   std::vector<std::vector<float>> y_before_;
+  std::vector<Arithmetic> known_;  // what products_ are of
+  std::vector<Products> products_;
 };
 
 std::string run_and_check(Workspace& workspace, Call& call, std::string_view candidate, size_t outputs) {
@@ -266,7 +287,16 @@ bool can_run(const Workspace& workspace, std::string_view name, const Operand& w
   return false;
 }
 
-constexpr int64_t kTokens[] = {1, 2, 3, 5, 8, 9, 16, 40};
+constexpr int64_t kTokens[] = {1, 2, 3, 5, 8, 9, 16, 40, 130};
+
+/// The arithmetic of the candidate that the table takes.
+Arithmetic chosen_arithmetic(const Workspace& workspace, WeightFormat format, int64_t m, int64_t n, int64_t k,
+                             bool mixed = false) {
+  for (const Verdict& verdict :
+       linear_table().explain({LinearRole::qkv, format, m, n, k, workspace.device.max_shared_bytes, {}, mixed}))
+    if (verdict.chosen) return arithmetic_of(verdict.name);
+  return Arithmetic::exact;
+}
 
 }  // namespace
 
@@ -297,8 +327,9 @@ TEST_CASE("every candidate of every format computes the product at every number 
       }
     }
     CAPTURE(format.name);
-    CHECK(ran == (format.block_elements == 1 ? std::set<std::string_view>{"gemv_rows", "dequant_gemm_bf16"}
-                                             : std::set<std::string_view>{"gemv_dp4a", "dequant_gemm_bf16"}));
+    CHECK(ran == (format.block_elements == 1
+                      ? std::set<std::string_view>{"gemv_rows", "dequant_gemm_bf16"}
+                      : std::set<std::string_view>{"gemv_dp4a", "gemm_imma", "dequant_gemm_bf16"}));
   }
 }
 
@@ -310,7 +341,7 @@ TEST_CASE("long rows, many rows") {
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{130, 12288}, {9001, 256}}) {
       const Operand w(format, n, k, random, workspace.device.context());
       for (const auto& entry : linear_table().entries()) {
-        for (int64_t m : {1, 4, 8, 11}) {
+        for (int64_t m : {1, 4, 8, 11, 33}) {
           if (!can_run(workspace, entry.name, w, m)) continue;
           Call call(m, {&w}, {}, random);
           CAPTURE(info(format).name);
@@ -334,7 +365,7 @@ TEST_CASE("norm, chosen rows, bias, residual, activation") {
     const Operand whole_a(format.format, 37, 2048, random, workspace.device.context());
     const Operand whole_b(format.format, 37, 2048, random, workspace.device.context());
     for (const auto& entry : linear_table().entries()) {
-      for (int64_t m : {1, 2, 3, 8, 40}) {
+      for (int64_t m : {1, 2, 3, 8, 40, 100}) {
         if (!can_run(workspace, entry.name, a, m)) continue;
         for (const Options& options :
              {Options{.norm = true}, Options{.rows = true}, Options{.bias = true}, Options{.accumulate = true},
@@ -375,10 +406,7 @@ TEST_CASE("three outputs, of one format and of several, as the table chooses") {
       std::vector<std::vector<float>> y;
       call.run(workspace, {}, y);
       std::vector<Arithmetic> arithmetic;
-      for (F format : {q, k, v})
-        arithmetic.push_back(m > kGemvMaxTokens                 ? Arithmetic::bf16
-                             : info(format).block_elements == 1 ? Arithmetic::exact
-                                                                : Arithmetic::int8);
+      for (F format : {q, k, v}) arithmetic.push_back(chosen_arithmetic(workspace, format, m, 67, 512));
       CAPTURE(info(q).name);
       CAPTURE(info(v).name);
       CAPTURE(m);
@@ -464,7 +492,8 @@ TEST_CASE("what rounding the activations costs against exact ones") {
       Call call(m, {&w}, {.norm = true}, random);
       std::vector<std::vector<float>> y;
       call.run(workspace, {}, y);
-      const double allowed = m > kGemvMaxTokens ? 6e-3 : format.block_elements == 1 ? 1e-5 : 2.5e-2;
+      const Arithmetic arithmetic = chosen_arithmetic(workspace, format.format, m, 64, 2048);
+      const double allowed = arithmetic == Arithmetic::bf16 ? 6e-3 : arithmetic == Arithmetic::exact ? 1e-5 : 2.5e-2;
       CAPTURE(format.name);
       CAPTURE(m);
       CHECK(call.distance_to_reference(y) < allowed);
@@ -477,7 +506,7 @@ TEST_CASE("results repeat bit for bit, and tokens of a batch do not touch each o
   Workspace workspace;
   for (WeightFormat format : {WeightFormat::q4_k, WeightFormat::q8_0, WeightFormat::f16}) {
     const Operand w(format, 3001, 1024, random, workspace.device.context());
-    for (int64_t m : {1, 7, 40}) {
+    for (int64_t m : {1, 7, 40, 128}) {
       Call call(m, {&w}, {.norm = true, .pdl = true}, random);
       std::vector<std::vector<float>> first, again;
       call.run(workspace, {}, first);
@@ -523,6 +552,7 @@ struct Prefill {
   bool bias = false, gated = false, accumulate = false;
   const Fp8Weights* with_copies = nullptr;
   bool f16_sums = false;
+  std::string_view candidate = "dequant_gemm_bf16";
 
   int64_t width() const {
     int64_t n = 0;
@@ -553,7 +583,7 @@ struct Prefill {
         {.x = {const_cast<void*>(x), x_type, m, k, k}, .outputs = outputs, .accumulate = accumulate, .gated = gated},
         with_copies ? "cublaslt_fp8"
         : f16_sums  ? "dequant_gemm_f16"
-                    : "dequant_gemm_bf16");
+                    : candidate);
     if (!bf16) return wide.download();
     std::vector<float> values;
     for (uint16_t bits : narrow.download()) values.push_back(bf16_to_f32(bits));
@@ -846,4 +876,102 @@ TEST_CASE("deterministic products of a shape whose sums the library likes to spl
   MESSAGE(free, "\n", fixed);
   CHECK(free.find("imp: gemm m=128 n=4096 k=12288 bf16 to f32: id=") != std::string::npos);
   CHECK(fixed.find(" splitk=1 reduction=0 ") != std::string::npos);
+}
+
+TEST_CASE("every tile of the int8 tensor-core product, at shapes that fill none of them") {
+  Random random(10);
+  Workspace workspace;
+  const auto& with = workspace.device.context();
+  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_k}) {
+    const int64_t unit = info(format).block_elements;
+    std::set<int> ran;
+    for (int64_t k : {unit, int64_t{unit == 32 ? 1120 : 1280}, int64_t{2304}}) {
+      const Operand a(format, 145, k, random, with), b(format, 145, k, random, with), c(format, 33, k, random, with);
+      for (int64_t m : {1, 7, 31, 130}) {
+        for (const Options& options :
+             {Options{.pdl = true}, Options{.norm = true, .rows = true, .bias = true, .accumulate = true},
+              Options{.norm = true, .bias = true, .gated = true, .pdl = true}}) {
+          const std::vector<const Operand*> weights = options.gated ? std::vector{&a, &b} : std::vector{&a, &c};
+          Call call(m, weights, options, random);
+          for (int tile = 0; tile < kImmaTiles; ++tile) {
+            if (imma_reject_tile(tile, packed_layout_of(format), workspace.device.max_shared_bytes)) continue;
+            for (int sms : {132, 3}) {  // few: blocks have several tiles; many: several blocks share one
+              std::vector<std::vector<float>> y;
+              call.run_with(workspace, y, [&](LinearContext context, const LinearArgs& args) {
+                context.launch.num_sms = sms;
+                gemm_imma_tile(tile, packed_layout_of(format), args, context.imma, context.launch);
+              });
+              CAPTURE(info(format).name);
+              CAPTURE(tile);
+              CAPTURE(sms);
+              CAPTURE(k);
+              CAPTURE(m);
+              CAPTURE(options.gated);
+              CAPTURE(options.accumulate);
+              CHECK(call.check(y, std::vector<Arithmetic>(weights.size(), Arithmetic::int8)) == "");
+              ran.insert(tile);
+            }
+          }
+        }
+      }
+    }
+    CHECK(ran.size() >= kImmaTiles - 1);  // the widest may not fit
+  }
+}
+
+TEST_CASE("the int8 tensor-core product takes bf16 rows and gives gated results in bf16") {
+  Random random(11);
+  Workspace workspace;
+  const int64_t m = 40, k = 512, n = 136;
+  const auto [wide, narrow] = bf16_values(random, m, k);
+  const DeviceArray<float> x(wide);
+  const DeviceArray<uint16_t> x_bf16(narrow);
+  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_1}) {
+    const Operand gate(format, n, k, random, workspace.device.context()),
+        up(format, n, k, random, workspace.device.context());
+    CAPTURE(info(format).name);
+    const Prefill plain{.workspace = workspace, .weights = {&gate}, .m = m, .bias = true, .candidate = "gemm_imma"};
+    CHECK(same_bits(plain.run(x_bf16.data(), DType::bf16, DType::f32), plain.run(x.data(), DType::f32, DType::f32)));
+    const Prefill gated{
+        .workspace = workspace, .weights = {&gate, &up}, .m = m, .bias = true, .gated = true, .candidate = "gemm_imma"};
+    std::vector<float> rounded = gated.run(x.data(), DType::f32, DType::f32);
+    for (float& y : rounded) y = bf16_to_f32(f32_to_bf16(y));
+    CHECK(same_bits(gated.run(x_bf16.data(), DType::bf16, DType::bf16), rounded));
+  }
+}
+
+TEST_CASE("which tokens gemm_imma takes, and which keys it heeds") {
+  const Workspace workspace;
+  const auto reason = [&](WeightFormat format, int64_t m, const LinearSwitches& switches,
+                          LinearRole role = LinearRole::qkv, int64_t k = 4096) -> std::string {
+    for (const Verdict& v :
+         linear_table().explain({role, format, m, 512, k, workspace.device.max_shared_bytes, switches}))
+      if (v.name == "gemm_imma") return v.reason ? v.reason : "";
+    return "not in the table";
+  };
+  using F = WeightFormat;
+  CHECK(reason(F::q8_0, 8, {}) == "");
+  CHECK(reason(F::q8_0, 128, {}) == "");
+  CHECK(reason(F::q4_k, 64, {}) == "");
+  CHECK(reason(F::q4_k, 128, {}) == reason(F::q5_k, 65, {}));
+  CHECK(reason(F::q4_k, 128, {.q4k_imma_prefill = true}) == "");
+  CHECK(reason(F::f16, 8, {}) == "weight is not a block format");
+  CHECK(reason(F::q8_0, 2, {}) == "fewer than 3 tokens");
+  CHECK(reason(F::q8_0, 65, {}, LinearRole::qkv, 2048) != "");
+  CHECK(reason(F::q5_k, 64, {}) == "");
+  CHECK(reason(F::q5_k, 65, {}) == reason(F::q8_0, 65, {}, LinearRole::qkv, 2048));
+  CHECK(reason(F::q8_0, 129, {}) == "more than 128 tokens");
+  CHECK(reason(F::q4_k, 129, {}) == "more than 128 tokens");
+  CHECK(reason(F::q4_k, 129, {.q4k_imma_prefill = true}) == "");
+  CHECK(reason(F::q6_k, 129, {.q4k_imma_prefill = true}) == "more than 128 tokens");
+  CHECK(reason(F::q4_k, 257, {.q4k_imma_prefill = true}) == "more than 256 tokens");
+  CHECK(reason(F::q8_0, 64, {.q8_imma = false}) == "gemm.q8_imma_enabled is off");
+  CHECK(reason(F::q8_0, 63, {.q8_imma = false}) == "");
+  CHECK(reason(F::q4_k, 64, {.q8_imma = false}) == "");
+  CHECK(reason(F::q4_k, 16, {.no_mmvq = true}) == "gemm.no_mmvq is set");
+  CHECK(reason(F::q8_0, 16, {.no_mmvq_q8_0 = true}) == "gemm.no_mmvq_q8_0 is set");
+  CHECK(reason(F::q4_k, 16, {.no_mmvq_q8_0 = true}) == "");
+  CHECK(reason(F::q4_k, 8, {.no_dp4a_gemv = true}) == "gemm.no_dp4a_gemv is set");
+  CHECK(reason(F::q4_k, 9, {.no_dp4a_gemv = true}) == "");
+  CHECK(reason(F::q4_k, 9, {.no_dp4a_lm = true}, LinearRole::lm_head) == "gemm.no_dp4a_lm is set");
 }

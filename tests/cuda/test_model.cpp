@@ -91,13 +91,16 @@ TEST_CASE("logits equal Hugging Face's, in one batch and token by token") {
   for (const Golden& golden : kGoldens) {
     const std::string name = golden.name;
     ModelRunner runner = runner_of(name);
-    const double prefill = distance(runner.forward({{0, prompt_of(name)}}), expected(name, "f16kv"));
+    // A short prompt of a block format has int8 activations too (gemm_imma), and attention of its own roundings
+    // between.
+    const double prefill =
+        distance(runner.forward({{0, prompt_of(name)}}), expected(name, golden.block_format ? "int8" : "f16kv"));
     runner.reset();
     const double decode =
         distance(token_by_token(runner, prompt_of(name)), expected(name, golden.block_format ? "int8" : "f16kv"));
     CAPTURE(name);
     MESSAGE(name, ": prefill off by ", prefill, ", decode by ", decode);
-    CHECK(prefill < kBf16Prefill);
+    CHECK(prefill < paths_differ(golden));
     CHECK(decode < (golden.block_format ? kInt8Decode : kFloatDecode));
   }
 }

@@ -1,0 +1,69 @@
+#include "linear/gemm_imma.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "linear/token_codes.h"
+
+namespace imp::cuda {
+
+// One a layout, each in a .cu of its own so that they compile side by side.
+#define IMP_IMMA_LAYOUT(name)                                         \
+  const char* imma_reject_##name(int tile, int64_t max_shared_bytes); \
+  void gemm_imma_##name(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context);
+IMP_IMMA_LAYOUT(q8)
+IMP_IMMA_LAYOUT(q4k)
+IMP_IMMA_LAYOUT(q6k)
+IMP_IMMA_LAYOUT(groups)
+#undef IMP_IMMA_LAYOUT
+
+const char* imma_reject_tile(int index, PackedLayout layout, int64_t max_shared_bytes) {
+  switch (layout) {
+    case PackedLayout::kQ8: return imma_reject_q8(index, max_shared_bytes);
+    case PackedLayout::kQ4K: return imma_reject_q4k(index, max_shared_bytes);
+    case PackedLayout::kQ6K: return imma_reject_q6k(index, max_shared_bytes);
+    case PackedLayout::kGroups: return imma_reject_groups(index, max_shared_bytes);
+    case PackedLayout::kRows: break;
+  }
+  return "no integer codes in this layout";
+}
+
+void gemm_imma_tile(int index, PackedLayout layout, const LinearArgs& args, const ImmaScratch& scratch,
+                    const LaunchContext& context) {
+  if (args.tokens() == 0) return;
+  if (const char* reason = imma_reject_tile(index, layout, context.max_shared_bytes))
+    fail(ErrorCode::internal, "gemm_imma with tile ", index, ": ", reason);
+  if (imma_tokens_bytes(args.tokens(), args.x.cols) > scratch.tokens_bytes)
+    fail(ErrorCode::internal, "gemm_imma's scratch is too small for ", args.tokens(), " rows of ", args.x.cols);
+  switch (layout) {
+    case PackedLayout::kQ8: return gemm_imma_q8(index, args, scratch, context);
+    case PackedLayout::kQ4K: return gemm_imma_q4k(index, args, scratch, context);
+    case PackedLayout::kQ6K: return gemm_imma_q6k(index, args, scratch, context);
+    case PackedLayout::kGroups: return gemm_imma_groups(index, args, scratch, context);
+    case PackedLayout::kRows: break;
+  }
+}
+
+int64_t imma_tokens_bytes(int64_t tokens, int64_t cols) {
+  // The widest tile and the shortest slab pad most.
+  return TokenCodes(64, 16, static_cast<int>((cols + 1023) / 1024 * 1024)).bytes(static_cast<int>(tokens));
+}
+
+/// The tile for so many tokens, or -1.
+int choose_tile(PackedLayout layout, int64_t tokens, int64_t max_shared_bytes) {
+  // Formats with more to do for a scale gain nothing from the wider tile.
+  const int widest = layout == PackedLayout::kQ8 ? 3 : 2;
+  int tile = tokens <= 8 ? 0 : tokens <= 16 ? 1 : tokens <= 32 ? 2 : widest;
+  while (tile >= 0 && imma_reject_tile(tile, layout, max_shared_bytes)) --tile;
+  return tile;
+}
+
+const char* imma_reject(PackedLayout layout, int64_t tokens, int64_t max_shared_bytes) {
+  return choose_tile(layout, tokens, max_shared_bytes) < 0 ? "no tile fits into shared memory" : nullptr;
+}
+
+void gemm_imma(PackedLayout layout, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
+  gemm_imma_tile(choose_tile(layout, args.tokens(), context.max_shared_bytes), layout, args, scratch, context);
+}
+
+}  // namespace imp::cuda
