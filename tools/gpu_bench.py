@@ -167,6 +167,11 @@ def run(command: list[str], environment: dict[str, str]) -> str:
     return done.stdout
 
 
+def shown(command: list[str]) -> str:
+    """A command as results keep it: programs and files by name, since folders are the machine's own."""
+    return " ".join(Path(part).name if part.startswith("/") else part for part in command)
+
+
 def imp_command(model: Path, settings: list[str], repetitions: int) -> list[str]:
     command = [
         sys.executable,
@@ -329,12 +334,12 @@ def measure_all(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, A
 
         def imp(result: dict[str, Any] = result, model: Path = model) -> None:
             command = imp_command(model, args.set, args.repetitions)
-            result["commands"].append(" ".join(command))
+            result["commands"].append(shown(command))
             result["imp"] = parse_imp(run(command, environment))
 
         def llama(result: dict[str, Any] = result, model: Path = model) -> None:
             for command in llama_commands(args.llama_bench, model, args.repetitions):
-                result["commands"].append(" ".join(command))
+                result["commands"].append(shown(command))
                 part = parse_llama(run(command, {"LD_LIBRARY_PATH": library_path}))
                 known = result.setdefault("llama_cpp", {"build": part["build"], "rows": {}})
                 known["rows"].update(part["rows"])

@@ -135,7 +135,10 @@ TEST_CASE("text beside others is the text alone, up to ties that are proven") {
       const std::vector<float> logits = next_logits(alone, prompt);
       const float gap = logits[static_cast<size_t>(*at.in1)] - logits[static_cast<size_t>(*at.in2)];
       const auto [low, high] = std::ranges::minmax(logits);
-      CHECK(std::abs(gap) <= 0.02f * (high - low));
+      // Alone, a prompt of the block format goes through int8 products, with the others through bf16: each of the two
+      // logits may move by what int8 activations cost (5e-2 of the spread, see test_model).
+      const float part = model == path ? 0.1f : 0.02f;
+      CHECK(std::abs(gap) <= part * (high - low));
     }
   }
 }

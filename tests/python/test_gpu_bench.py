@@ -178,5 +178,5 @@ def test_a_file_that_is_missing_and_unknown_is_named(
     pytest.importorskip("gguf", reason="gguf, which writes the files, is not installed")
     monkeypatch.setattr(tool, "gpu_facts", lambda: {"name": "NVIDIA H200"})
     monkeypatch.setattr(sys, "argv", ["gpu_bench", "--models", str(tmp_path), "no-such-q8_0"])
-    with pytest.raises(SystemExit, match="no-such-q8_0 not in .*, and cannot be made: no-such-q8_0: expected one of"):
+    with pytest.raises(SystemExit, match=r"no-such-q8_0 not in .*, and cannot be made: no-such-q8_0: expected one of"):
         tool.main()
