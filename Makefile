@@ -71,7 +71,7 @@ types: $(VENV)/.dev-tools install  ## mypy --strict over the public package
 tidy: $(VENV)/.created  ## the rules of docs/architecture.md that a script can check
 	@$(BIN)/python tools/tidy.py
 
-check: test lint types tidy  ## what CI runs
+check: test lint types tidy cpu-build  ## what CI runs
 
 asan: $(VENV)/.build-tools  ## the C++ tests under AddressSanitizer and UBSan
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
@@ -88,7 +88,7 @@ cpu-build: $(VENV)/.build-tools  ## the build of a machine without nvcc: compile
 	  cmake --build --preset cpu --parallel $(JOBS) --target exec_test_no_cuda engine_test_engine benchmarks && \
 	  ctest --preset cpu --no-tests=error -R "exec_test_no_cuda|engine_test_engine"
 
-gpu-build: $(VENV)/.build-tools
+gpu-build: $(VENV)/.build-tools  ## the CUDA tests, for GPU_ARCHITECTURES
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
 	  cmake -S . -B $(BUILD)/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DIMP_CUDA=ON -DIMP_BUILD_TESTS=ON \
 	  "-DIMP_CUDA_ARCHITECTURES=$(GPU_ARCHITECTURES)" -DIMP_DOCTEST_INCLUDE="$$doctest" && \

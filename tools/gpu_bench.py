@@ -7,8 +7,8 @@ names: the six files of docs/performance.md. --package is a folder that holds im
 `make gpu-bench MODELS=DIR` builds, installs and calls it.
 
 Engines take turns, one process a model and engine, so that neither meets the other's memory. imp runs what `imp bench` runs
-(prompt processing, then single tokens, logits to the host, no sampling); gen128 and the time to the first token go through
-Engine.generate, greedy. Rows are medians of repetitions after one that is not counted.
+(prompt processing, then single tokens; logits are neither copied to the host nor sampled); gen128 and the time to the first
+token go through Engine.generate, greedy. Rows are medians of repetitions after one that is not counted.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ constexpr OptionRow kRows[] = {
      "With an nvfp4 KV cache, keep this many of the newest tokens in fp16; 0 keeps none."},
 
     {"attention.fp8_prefill", attention<&Attention::fp8_prefill>, kActive, "a", tri_state("auto|always|never"),
-     "Keep an fp8 copy of the weights and run prefill products in fp8."},
+     "Keep an fp8 copy of the weights and run prefill products in fp8; auto is off: 4 significant bits are few."},
     {"attention.fp8_fmha", attention<&Attention::fp8_fmha>, kPending, "a", tri_state("on|never"),
      "Prefill attention with Q and K rounded to fp8 without scales; inaccurate on real models."},
     {"attention.fmha_sm120", attention<&Attention::fmha_sm120>, kActive, "a", tri_state("auto|on|never"),
@@ -203,11 +203,11 @@ constexpr OptionRow kRows[] = {
      "Force how value heads map to key heads; empty takes what the file format says."},
 
     {"gemm.no_dp4a_gemv", gemm<&Gemm::no_dp4a_gemv>, kActive, "a,c", kBool,
-     "Decode products without the integer-dot kernels (8-bit activations); weights are dequantized instead."},
+     "Products of up to 8 rows without the integer-dot kernels (8-bit activations); weights are dequantized."},
     {"gemm.no_dp4a_lm", gemm<&Gemm::no_dp4a_lm>, kActive, "a,c", kBool,
      "The same for the LM head alone."},
     {"gemm.no_mmvq", gemm<&Gemm::no_mmvq>, kActive, "a,c", kBool,
-     "No kernels that multiply with quantized weights directly, for one row or a few; weights are dequantized instead."},
+     "No kernels that multiply with quantized weights directly, for few rows; weights are dequantized instead."},
     {"gemm.no_mmvq_q8_0", gemm<&Gemm::no_mmvq_q8_0>, kActive, "a,c", kBool,
      "The same for Q8_0 weights alone."},
     {"gemm.nvfp4_decode_all", gemm<&Gemm::nvfp4_decode_all>, kPending, "a", kBool,

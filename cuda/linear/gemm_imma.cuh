@@ -1,5 +1,5 @@
 #pragma once
-// Products of 2 to some hundred tokens over packed weights on the int8 tensor cores.
+// Products of 3 to 256 tokens over packed weights on the int8 tensor cores.
 //
 //   y[t, n] = sum_b d_x[t, b] * (s[n, b] * dot(codes of block b of row n, codes of h[t, b]) - m[n, b] * sum of the
 //   latter)
