@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 import imp
 
 DATA = Path(__file__).parent.parent / "data"
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and what they start too; tests of interrupts would
+# wait for it forever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
