@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/op_cost.h"
+#include "ops/op_cost.h"
 #include "support/cpu_context.h"
 #include "support/paged_batch.h"
 
@@ -66,7 +66,7 @@ void measure(const Shape& shape, PagedBatch::Sequence sequence, TestCpu& cpu) {
                               .sliding_window = 0,
                               .cache = paged.cache(),
                               .batch = paged.batch()};
-  const cpu::OpCost cost = cpu::cost_of(args);
+  const OpCost cost = cost_of(args);
   for (const auto& candidate : cpu::attention_table().entries()) {
     const cpu::AttentionProblem problem = {cpu::detect_isa(),
                                            16,
