@@ -17,7 +17,7 @@ DecodeKernel decode_kernel_hd256(int row_tiles, int warps);
 
 namespace {
 
-constexpr int kMinStages = 2, kMaxStages = 4;
+constexpr int kMaxStages = 4;
 constexpr int kSharedBytes = 150 * 1024;  // more in flight than this brings nothing, and leaves no room for neighbours
 constexpr int kSharedBytesOfTwo = 112 * 1024;
 constexpr int kMaxSplits = 64;
@@ -128,7 +128,10 @@ DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const Attentio
     const int tokens = args.batch.max_query_len;
     return decode_shared(head_dim, warps, stages, row_tiles_of(args) * 8, tokens, plan.cluster).total + kStaticShared;
   };
-  if (pipelined) plan.stages = std::clamp(pages_a_warp, kMinStages, kMaxStages);
+  // A page a warp needs one buffer. More would be worse than useless: beside 139 KiB a GEMV finds no room, so that
+  // those behind this kernel start late and unevenly (6 us a layer of an 8B model).
+  plan.pipelined = pipelined;
+  if (pipelined) plan.stages = std::clamp(pages_a_warp, 1, kMaxStages);
   const int most = std::min(context.max_shared_bytes, pairs > context.num_sms ? kSharedBytesOfTwo : kSharedBytes);
   while (plan.stages > 1 && shared_bytes(plan.stages) > most) --plan.stages;
   return plan;
@@ -136,12 +139,12 @@ DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const Attentio
 
 void attention_decode(const AttentionArgs& args, const DecodePlan& plan, const AttentionScratch& scratch,
                       const LaunchContext& context) {
-  launch_decode(plan.stages > 1 ? "attention_decode" : "attention_decode_unpiped", nullptr, args, plan, scratch,
+  launch_decode(plan.pipelined ? "attention_decode" : "attention_decode_unpiped", nullptr, args, plan, scratch,
                 context);
 }
 void rope_attention_decode(const QkRopeKvArgs& rope, const AttentionArgs& args, const DecodePlan& plan,
                            const AttentionScratch& scratch, const LaunchContext& context) {
-  launch_decode(plan.stages > 1 ? "rope_attention_decode" : "rope_attention_decode_unpiped", &rope, args, plan, scratch,
+  launch_decode(plan.pipelined ? "rope_attention_decode" : "rope_attention_decode_unpiped", &rope, args, plan, scratch,
                 context);
 }
 

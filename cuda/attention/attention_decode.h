@@ -9,11 +9,12 @@ namespace imp::cuda {
 /// How the context of a decode is cut up. A launch has `splits` blocks a (sequence, kv head); a sequence uses as many
 /// of them as it is long enough for, so a plan for a longer context than there is costs little.
 struct DecodePlan {
-  int splits = 1;     // a multiple of cluster
-  int cluster = 1;    // blocks that add up through shared memory; what is left is added up through AttentionScratch
-  int stages = 1;     // pages that a warp holds; 1: copying and computing take turns
-  int min_pages = 1;  // a warp has at least, before another block takes part
-  int warps = 4;      // of a block: 4 or 8, see max_decode_warps()
+  int splits = 1;         // a multiple of cluster
+  int cluster = 1;        // blocks that add up through shared memory; what is left is added up through AttentionScratch
+  int stages = 1;         // pages that a warp holds
+  int min_pages = 1;      // a warp has at least, before another block takes part
+  int warps = 4;          // of a block: 4 or 8, see max_decode_warps()
+  bool pipelined = true;  // else one stage however many pages a warp has: copying and computing take turns
 };
 
 /// A plan for the longest context the batch is planned for. `pipelined`: as many stages as are worth while, else one.

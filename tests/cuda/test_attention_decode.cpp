@@ -316,4 +316,12 @@ TEST_CASE("a plan: clusters where the device has them, never more blocks than ke
   }
   CHECK(plan_decode(args, false, device.scratch(), context).stages == 1);
   CHECK(plan_decode(args, true, device.scratch(), context).stages > 1);
+  // Short contexts leave room for a GEMV on each side, which take about half of a multiprocessor.
+  for (int length : {64, 256, 1024}) {
+    args.batch.max_context_len = length;
+    const DecodePlan plan = plan_decode(args, true, device.scratch(), context);
+    CAPTURE(length);
+    CHECK(plan.stages == 1);
+    CHECK(decode_shared(128, plan.warps, plan.stages, 8, 1, plan.cluster).total < 100 * 1024);
+  }
 }
