@@ -72,6 +72,9 @@ void Config::resolve() {
   if (const std::string_view diagnostic = host_diagnostic(settings_.diagnostics); !diagnostic.empty()) {
     imply("runtime.cuda_graphs", std::string("never"), diagnostic);
   }
+  if (settings_.attention.force_cublas_decode) {  // sizes of its products change from step to step
+    imply("runtime.cuda_graphs", std::string("never"), "attention.force_cublas_decode");
+  }
   const Settings::KvCache& kv_cache = settings_.kv_cache;
   if (kv_cache.dtype == "nvfp4" && settings_.attention.fp8_prefill == "auto") {
     imply("attention.fp8_prefill", std::string("never"), "kv_cache.dtype");

@@ -1,5 +1,6 @@
 #pragma once
 #include "attention/attention.h"
+#include "attention/cublas_decode.h"
 #include "exec/backend.h"
 #include "ops/args.h"
 #include "ops/kernel_table.h"
@@ -21,6 +22,8 @@ struct AttentionSwitches {
   int64_t scores_bytes = int64_t{384} << 20;  // attention.attn_scores_mib
   bool rope_in_decode = true;                 // attention.no_qknorm_fused is false
   bool decode_ahead = true;                   // attention.splitk_pipe: decode copies pages ahead
+  bool cublas_decode = false;                 // attention.force_cublas_decode
+  int64_t max_seq_len = 0;                    // runtime.max_seq_len; 0: what the model was trained for
 };
 AttentionSwitches attention_switches(const Settings& settings);
 
@@ -33,6 +36,8 @@ struct AttentionContext {
   LaunchContext launch;
   AttentionScratch scratch;
   ScoresBuffer scores;
+  CublasLt* products;  // of cublas_decode
+  CublasDecodeBuffer cublas_decode;
   AttentionSwitches switches;
   int capability;  // of the device: 90 for sm_90
 };
@@ -64,6 +69,7 @@ std::vector<Verdict> explain_attention(const AttentionContext& context, const At
 struct AttentionPlan {
   AttentionSwitches switches;          // as they are used
   int64_t scores_bytes = 0;            // that attention_scores needs; 0 where it is never taken
+  int64_t cublas_decode_bytes = 0;     // the same
   std::vector<std::string> sentences;  // about settings that were changed or have no effect
 };
 /// Throws where a layer of the model has attention that no kernel can compute with these settings: at load, not in a

@@ -12,8 +12,19 @@ const char* reject_head_dim(const AttentionProblem& p) {
   return attention_head_dim_supported(p.head_dim) ? nullptr : "no instance for this head_dim";
 }
 
+bool is_cublas_decode(const AttentionProblem& p) { return p.switches.cublas_decode && p.max_query_len == 1; }
+const char* reject_cublas_decode(const AttentionProblem& p) {
+  if (const char* reason = reject_head_dim(p)) return reason;
+  if (!p.switches.cublas_decode) return "attention.force_cublas_decode is false";
+  return p.max_query_len == 1 ? nullptr : "more than one token a sequence";
+}
+void launch_cublas_decode(const AttentionContext& context, const AttentionArgs& args) {
+  cublas_decode(args, context.cublas_decode, *context.products, context.launch);
+}
+
 const char* reject_decode(const AttentionProblem& p) {
   if (const char* reason = reject_head_dim(p)) return reason;
+  if (is_cublas_decode(p)) return "attention.force_cublas_decode is true";
   if (p.query_rows() > kDecodeRows) return "more than 16 query rows a kv head";
   if (p.num_sequences * p.num_kv_heads > p.num_counters) return "more sequences times kv heads than counters";
   return nullptr;
@@ -115,6 +126,7 @@ void launch_fa2(const AttentionContext& context, const AttentionArgs& args) {
 }
 
 constexpr Candidate<AttentionProblem, AttentionLaunch> kAttention[] = {
+    {"cublas_decode", reject_cublas_decode, ready<launch_cublas_decode>},
     {"rope_attention_decode", reject_rope_decode<true>, launch_rope_decode<true>},
     {"rope_attention_decode_unpiped", reject_rope_decode<false>, launch_rope_decode<false>},
     {"attention_decode", reject_plain_decode<true>, ready<launch_decode<true>>},
@@ -161,7 +173,9 @@ AttentionSwitches attention_switches(const Settings& settings) {
           .threshold = keys.fmha_prefill_threshold,
           .scores_bytes = std::min<int64_t>(keys.attn_scores_mib, 1 << 24) << 20,
           .rope_in_decode = !keys.no_qknorm_fused,
-          .decode_ahead = keys.splitk_pipe};
+          .decode_ahead = keys.splitk_pipe,
+          .cublas_decode = keys.force_cublas_decode,
+          .max_seq_len = settings.runtime.max_seq_len};
 }
 
 int64_t derived_threshold(const AttentionSwitches& switches, int num_heads) {
@@ -199,7 +213,7 @@ AttentionPlan plan_attention(const ModelSpec& spec, const AttentionSwitches& swi
                              int64_t free_bytes) {
   AttentionPlan plan;
   plan.switches = switches;
-  const int longest = std::max(1, spec.context_length);
+  const int64_t longest = switches.max_seq_len > 0 ? switches.max_seq_len : std::max(1, spec.context_length);
   bool any_scores = false;
   int most_heads = 1;
   for (size_t i = 0; i < spec.layers.size(); ++i) {
@@ -222,6 +236,10 @@ AttentionPlan plan_attention(const ModelSpec& spec, const AttentionSwitches& swi
            " of the model no fused attention, and attention.attn_scores_mib = ", switches.scores_bytes >> 20,
            " is too little for any other at ", longest, " tokens; allow one of them, or raise it");
     any_scores = any_scores || !reject_scores(shortest);
+    if (switches.cublas_decode)
+      plan.cublas_decode_bytes =
+          std::max(plan.cublas_decode_bytes,
+                   cublas_decode_bytes(layer.num_heads, std::max(1, layer.num_kv_heads), layer.head_dim, longest));
     most_heads = std::max(most_heads, layer.num_heads);
   }
   if (!any_scores) return plan;

@@ -315,6 +315,7 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
   const int64_t imma = imma_tokens_bytes(std::min<int64_t>(limits.max_tokens, kImmaMaxTokens), cols) +
                        kImmaPartialBytes + kImmaCounters * int64_t{sizeof(int32_t)};
   return static_cast<uint64_t>(rows + head + scratch + partial + imma + attention_plan_.scores_bytes) +
+         static_cast<uint64_t>(attention_plan_.cublas_decode_bytes) +
          (fp8_prefill_ ? PrefillWeights::fp8_bytes(spec) : 0) + kCublasWorkspaceBytes + 4096 * sizeof(int32_t) +
          SamplingOps::scratch_bytes(limits);
 }
@@ -354,6 +355,11 @@ void CudaBackend::finish_load(const StepLimits& limits) {
   if (attention_plan_.scores_bytes > 0)
     attention_.scores = {allocate(static_cast<uint64_t>(attention_plan_.scores_bytes), MemoryTag::attn_scores),
                          attention_plan_.scores_bytes};
+  attention_.products = &cublaslt_;
+  if (attention_plan_.cublas_decode_bytes > 0)
+    attention_.cublas_decode = {
+        allocate(static_cast<uint64_t>(attention_plan_.cublas_decode_bytes), MemoryTag::workspace),
+        attention_plan_.cublas_decode_bytes};
   // Splits times kv heads times sequences never exceeds what num_splits() hands out.
   attention_.scratch.num_counters = 4096;
   attention_.scratch.counters = static_cast<int32_t*>(allocate(4096 * sizeof(int32_t), MemoryTag::workspace));
@@ -364,6 +370,7 @@ void CudaBackend::finish_load(const StepLimits& limits) {
 }
 
 int CudaBackend::planned_context(int max_context_len) const {
+  if (attention_.switches.cublas_decode) return max_context_len;  // what is gathered; no graph is to serve longer ones
   int planned = 256;
   while (planned < max_context_len) planned *= 2;
   return planned;

@@ -144,7 +144,8 @@ GraphStats StepGraphs::stats(const LaunchContext& context) const {
           .replays = replays_,
           .mode = settings_.mode,
           .reason = enabled() ? "decode steps are recorded when their shape comes by again"
-                              : "runtime.cuda_graphs is \"never\", or a diagnostic needs the host between ops",
+                              : "runtime.cuda_graphs is \"never\", a diagnostic needs the host between ops, or sizes "
+                                "change (attention.force_cublas_decode)",
           .capture_mode = settings_.capture_mode,
           .refusals = refusals_,
           .early_launch = context.pdl,

@@ -82,7 +82,13 @@ int input_type(GemmInputs inputs) {
 }
 int output_type(DType type) { return type == DType::f32 ? kReal32F : type == DType::bf16 ? kReal16BF : kReal16F; }
 const char* name_of(GemmInputs inputs) {
-  return inputs == GemmInputs::bf16 ? "bf16" : inputs == GemmInputs::e4m3 ? "e4m3" : "f16 with f16 sums";
+  switch (inputs) {
+    case GemmInputs::bf16: return "bf16";
+    case GemmInputs::f16: return "f16";
+    case GemmInputs::f16_f16acc: return "f16 with f16 sums";
+    case GemmInputs::e4m3: return "e4m3";
+  }
+  return "?";
 }
 const char* name_of(DType type) { return type == DType::f32 ? "f32" : type == DType::bf16 ? "bf16" : "f16"; }
 

@@ -14,6 +14,7 @@ namespace imp::cuda {
 /// What the factors of a product are, and how their sums are kept.
 enum class GemmInputs : uint8_t {
   bf16,        // fp32 sums
+  f16,         // the same
   f16_f16acc,  // f16 sums and an f16 result: gemm.cublas_fp16_acc
   e4m3,        // fp32 sums, one fp32 scale a row of a and of w: attention.fp8_prefill
 };

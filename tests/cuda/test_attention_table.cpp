@@ -97,6 +97,30 @@ TEST_CASE(
   CHECK(taken(problem) == "rope_attention_decode_unpiped");
 }
 
+TEST_CASE(
+    "attention.force_cublas_decode: library products for one token a sequence, and memory for the longest context") {
+  AttentionProblem problem = decode(3, 40000);
+  problem.with_rope = true;
+  CHECK(reason(problem, "cublas_decode") == "attention.force_cublas_decode is false");
+  problem.switches = with({{"force_cublas_decode", "true"}});
+  CHECK(taken(problem) == "cublas_decode");
+  for (const char* paged : {"rope_attention_decode", "attention_decode"})
+    CHECK(reason(problem, paged) == "attention.force_cublas_decode is true");
+  problem.max_query_len = 2;
+  CHECK(taken(problem) == "rope_attention_decode");
+  CHECK(reason(problem, "cublas_decode") == "more than one token a sequence");
+
+  CHECK(plan_attention(model(128), with({}), 90, kFree).cublas_decode_bytes == 0);
+  const AttentionPlan plan = plan_attention(model(128), problem.switches, 90, kFree);
+  CHECK(plan.cublas_decode_bytes == cublas_decode_bytes(32, 8, 128, 8192));
+  CHECK(plan.cublas_decode_bytes >= 8192 * (8 * 128 * 2 * 2 + 32 * (4 + 2)));
+  Config config;
+  config.set("attention.force_cublas_decode", "true");
+  config.set("runtime.max_seq_len", "20000");  // more than the model was trained for
+  CHECK(plan_attention(model(128), attention_switches(config.settings()), 90, kFree).cublas_decode_bytes ==
+        cublas_decode_bytes(32, 8, 128, 20000));
+}
+
 TEST_CASE("prefill by default: wgmma on sm_90, mma.sync elsewhere, always fused") {
   const AttentionSwitches defaults = with({});
   for (int tokens : {20, 300, 2508, 2509, 100000}) {

@@ -98,6 +98,18 @@ TEST_CASE("diagnostics that need the host take graphs away") {
   }
 }
 
+TEST_CASE("attention.force_cublas_decode takes graphs away, and contradicts who wants them always") {
+  Config config;
+  config.set_assignment("attention.force_cublas_decode=1");
+  config.resolve();
+  CHECK(config.settings().runtime.cuda_graphs == "never");
+  CHECK(config.source("runtime.cuda_graphs").detail == "attention.force_cublas_decode");
+  Config always;
+  always.set_assignment("attention.force_cublas_decode=1");
+  always.set_assignment("runtime.cuda_graphs=always");
+  CHECK(error_of(always).find("attention.force_cublas_decode needs runtime.cuda_graphs = \"never\"") == 0);
+}
+
 // Keys that are pending take no other value from a user yet, so these rules are reached through set_automatic().
 TEST_CASE("rules between pending keys") {
   Config accumulate;

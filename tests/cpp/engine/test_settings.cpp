@@ -310,10 +310,12 @@ TEST_CASE("explain: each role and batch size has a chosen kernel, and the refuse
 }
 
 TEST_CASE("attention.* of CUDA kernels: said to have no effect on the CPU, once changed") {
-  Engine engine = make_engine({{"attention.fmha_fa2", "never"}, {"attention.fa2_f16acc", "false"}});
+  Engine engine = make_engine(
+      {{"attention.fmha_fa2", "never"}, {"attention.fa2_f16acc", "false"}, {"attention.force_cublas_decode", "true"}});
   const std::string report = engine.report_json();
   CHECK(contains(report, "attention.fmha_fa2 = \\\"never\\\" has no effect on the CPU"));
   CHECK(contains(report, "attention.fa2_f16acc = false has no effect on the CPU"));
+  CHECK(contains(report, "attention.force_cublas_decode = true has no effect on the CPU"));
   CHECK_FALSE(contains(report, "attention.fmha_sm120 = "));
 }
 
