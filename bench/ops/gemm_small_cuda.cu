@@ -2,7 +2,8 @@
 // attention left out: every candidate of the table, and every tile of gemm_imma.
 //   gemm_small_cuda SHAPE FORMATS TOKENS WHAT [OPS]
 //     SHAPE    8b, 1b or 0.6b          FORMATS  q8_0,q4_k,...          TOKENS   1,2,4,...
-//     WHAT     gemv_dp4a,gemm_imma,dequant_gemm_bf16,tile0,... (commas between)
+//     WHAT     gemv_dp4a,gemm_imma,dequant_gemm_bf16,tile0,..., or from copies cublaslt_bf16, with
+//              bf16 between the ops cublaslt_bf16+narrow, and algorithms timed first cublaslt_bf16+narrow+tuned
 //     OPS      letters of the linears to run: q(kv), o, g(ate and up), d(own); GB/s are of the whole layer
 // Prints us a layer, GB/s of packed weights, TFLOP/s.
 #include <cuda_runtime.h>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "backend/linear_ops.h"
+#include "backend/prefill_weights.h"
 #include "quant/format.h"
 
 using namespace imp;
@@ -67,7 +69,8 @@ int main(int argc, char** argv) {
   const int64_t max_cols = 12288;
   CublasLt library;
   library.open(device_alloc(kLibraryBytes), kLibraryBytes, {});
-  context.cublaslt = &library;
+  CublasLt timed;
+  timed.open(device_alloc(kLibraryBytes), kLibraryBytes, {});
   context.x_bf16 = device_alloc(kMaxTokens * max_cols * 2);
   context.weight_elements = int64_t{64} << 20;
   context.weight_bf16 = device_alloc(context.weight_elements * 2);
@@ -99,6 +102,11 @@ int main(int argc, char** argv) {
       if (f.name == name) format = f.format;
     const PackedLayout layout = packed_layout_of(format);
     std::vector<Layer> model;
+    Bf16Weights copies;
+    PrefillWeights prefill;
+    std::vector<void*> copied;
+    const bool with_copies = std::string(argv[4]).find("cublaslt_bf16") != std::string::npos;
+    context.bf16 = with_copies ? &copies : nullptr;
     int64_t bytes = 0, weights = 0;
     for (int i = 0; i < shape->layers; ++i) {
       auto add = [&](int64_t n, int64_t k) {
@@ -115,26 +123,43 @@ int main(int argc, char** argv) {
       const int h = shape->hidden;
       model.push_back({add(shape->q, h), add(shape->kv, h), add(shape->kv, h), add(h, shape->q), add(shape->inner, h),
                        add(shape->inner, h), add(h, shape->inner)});
+      if (!with_copies) continue;
+      const Layer& l = model.back();
+      for (const WeightView* w : {&l.q, &l.k, &l.v}) prefill.add(LinearRole::qkv, *w);
+      prefill.add(LinearRole::o, l.o);
+      for (const WeightView* w : {&l.gate, &l.up}) prefill.add(LinearRole::gate_up, *w);
+      prefill.add(LinearRole::down, l.down);
     }
+    const auto allocate = [&](uint64_t size) { return copied.emplace_back(device_alloc(static_cast<int64_t>(size))); };
+    if (with_copies) prefill.copy_to_bf16(copies, allocate, context.launch);
     for (const std::string& tokens_text : split(argv[3])) {
       const int64_t m = std::atoi(tokens_text.c_str());
       for (const std::string& what : split(argv[4])) {
         const int tile = what.rfind("tile", 0) == 0 ? std::atoi(what.c_str() + 4) : -1;
+        const std::string name_of_kernel = what.substr(0, what.find('+'));
+        const bool narrow = what.find("+narrow") != std::string::npos, tuned = what.ends_with("+tuned");
+        context.cublaslt = tuned ? &timed : &library;
+        if (tuned) prefill.tune(context, m);
+        const DType between = narrow ? DType::bf16 : DType::f32;
         auto linear = [&](std::vector<std::pair<WeightView, float*>> outs, float* in, bool normed, bool accumulate,
                           bool gated) {
           std::vector<LinearOutput> outputs;
           const int64_t k = outs[0].first.cols;
-          for (auto& [w, to] : outs) outputs.push_back({w, nullptr, f32_view(to, m, w.rows)});
-          LinearArgs args = {.x = f32_view(in, m, k), .outputs = outputs};
+          int64_t width = 0;  // q, k and v lie side by side
+          for (auto& [w, to] : outs) width += gated ? 0 : w.rows;
+          for (auto& [w, to] : outs)
+            outputs.push_back(
+                {w, nullptr, {to, gated ? between : DType::f32, m, w.rows, gated ? w.rows : width}});
+          LinearArgs args = {.x = {in, accumulate ? between : DType::f32, m, k, k}, .outputs = outputs};
           args.norm_weight = normed ? norm : nullptr, args.norm_epsilon = 1e-6f;
           args.accumulate = accumulate, args.gated = gated;
           if (tile >= 0) return gemm_imma_tile(tile, layout, args, context.imma, context.launch);
-          run_linear(context, args, what);
+          run_linear(context, args, name_of_kernel);
         };
         auto chain = [&] {
           for (const Layer& l : model) {
             if (ops.find('q') != std::string::npos)
-              linear({{l.q, y}, {l.k, y + m * max_cols}, {l.v, y + 2 * m * max_cols}}, x, true, false, false);
+              linear({{l.q, y}, {l.k, y + shape->q}, {l.v, y + shape->q + shape->kv}}, x, true, false, false);
             if (ops.find('o') != std::string::npos) linear({{l.o, x}}, y, false, true, false);
             if (ops.find('g') != std::string::npos) linear({{l.gate, y}, {l.up, y}}, x, true, false, true);
             if (ops.find('d') != std::string::npos) linear({{l.down, x}}, y, false, true, false);
@@ -169,7 +194,7 @@ int main(int argc, char** argv) {
         }
         std::sort(times.begin(), times.end());
         const double ms = times[times.size() / 2];
-        std::printf("%-5s %-5s m=%-3ld %-18s %8.1f us/layer %6.0f GB/s %6.1f TFLOP/s\n", shape->name, name.c_str(),
+        std::printf("%-5s %-5s m=%-3ld %-26s %8.1f us/layer %6.0f GB/s %6.1f TFLOP/s\n", shape->name, name.c_str(),
                     long(m), what.c_str(), ms * 1000 / shape->layers, double(bytes) / ms / 1e6,
                     2.0 * double(weights) * double(m) / ms / 1e9);
         std::fflush(stdout);
@@ -179,6 +204,7 @@ int main(int argc, char** argv) {
         check(cudaGraphDestroy(graph), "graph");
       }
     }
+    for (void* copy : copied) check(cudaFree(copy), "free");
     for (const Layer& l : model)
       for (const WeightView* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down})
         check(cudaFree(const_cast<void*>(w->data)), "free");

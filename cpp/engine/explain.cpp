@@ -48,7 +48,8 @@ void write_memory_plan(JsonWriter& json, const MemoryPlan& plan) {
   json.key("memory_plan").begin_object();
   json.field("budget_bytes", plan.budget_bytes).field("weight_bytes", plan.weight_bytes);
   json.field("workspace_bytes", plan.workspace_bytes).field("logits_bytes", plan.logits_bytes);
-  json.field("kv_bytes", plan.kv_bytes).field("total_bytes", plan.total_bytes());
+  json.field("kv_bytes", plan.kv_bytes).field("prefill_copy_bytes", plan.prefill_copy_bytes);
+  json.field("no_copies", plan.no_copies).field("total_bytes", plan.total_bytes());
   json.field("num_blocks", plan.num_blocks).field("block_size", kKvBlockSize);
   json.field("max_seq_len", plan.max_seq_len).field("max_batch_size", plan.max_batch_size);
   json.field("max_step_tokens", plan.max_step_tokens).field("reduction", plan.reduction);

@@ -92,9 +92,11 @@ MemoryPlan settle_memory(const EngineOptions& options, const LoadedModel& model,
   const int32_t step_tokens = model.backend->preferred_step_tokens();
   const auto batch_size = static_cast<int32_t>(runtime.max_batch_size);
   const MemoryPlan plan = plan_memory({.device_free_bytes = model.backend->free_memory_bytes(),
+                                       .device_total_bytes = model.backend->total_memory_bytes(),
                                        .budget_bytes = options.memory_budget_bytes,
                                        .weight_bytes = prepared_bytes(model),
                                        .workspace_bytes = step_bytes(model, step_tokens, batch_size),
+                                       .prefill_copy_bytes = model.backend->prefill_copy_bytes(model.tensors),
                                        .vocab_size = model.spec.vocab_size,
                                        .kv = kv_layout(model.spec),
                                        .model_context = model.spec.context_length,
@@ -149,7 +151,8 @@ LoadedModel load_model(const EngineOptions& options, Config& config, std::vector
   model.backend->finish_load({.max_tokens = model.memory.max_step_tokens,
                               .max_sequences = model.memory.max_batch_size,
                               .max_logit_rows = model.memory.max_logit_rows,
-                              .vocab_size = model.spec.vocab_size});
+                              .vocab_size = model.spec.vocab_size,
+                              .prefill_copies = model.memory.prefill_copy_bytes > 0});
   settle_settings(model, config, inert);
   allocate_kv(model);
 

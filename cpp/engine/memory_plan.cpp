@@ -16,6 +16,20 @@ int32_t logit_rows(const MemoryQuery& query) {
   return std::clamp(rows, query.max_batch_size, std::max(query.max_batch_size, query.max_step_tokens));
 }
 
+/// Why copies of that many bytes are not kept beside what the plan has already; "" where they are.
+std::string reject_copies(const MemoryQuery& query, const MemoryPlan& plan) {
+  const uint64_t copies = query.prefill_copy_bytes, total = query.device_total_bytes;
+  if (!plan.reduction.empty()) return "memory is short: max_seq_len is reduced";
+  if (copies > total / 4)
+    return cat(format_bytes(copies), " are more than a quarter of the device's ", format_bytes(total));
+  const uint64_t reserve = total / 8;
+  const uint64_t unreserved = query.device_free_bytes > reserve ? query.device_free_bytes - reserve : 0;
+  const uint64_t limit = query.budget_bytes ? std::min(query.budget_bytes, query.device_free_bytes) : unreserved;
+  const uint64_t left = limit > plan.total_bytes() ? limit - plan.total_bytes() : 0;
+  if (copies > left) return cat(format_bytes(copies), " are wanted, and ", format_bytes(left), " are left");
+  return {};
+}
+
 }  // namespace
 
 KvLayout kv_layout(const ModelSpec& spec) {
@@ -57,6 +71,10 @@ MemoryPlan plan_memory(const MemoryQuery& query) {
   }
   plan.num_blocks = std::min(affordable, blocks_for(plan.max_seq_len) * plan.max_batch_size);
   plan.kv_bytes = static_cast<uint64_t>(plan.num_blocks) * block_bytes;
+  if (query.prefill_copy_bytes > 0) {
+    plan.no_copies = reject_copies(query, plan);
+    if (plan.no_copies.empty()) plan.prefill_copy_bytes = query.prefill_copy_bytes;
+  }
   return plan;
 }
 
@@ -75,9 +93,11 @@ std::string MemoryPlan::table() const {
   line("kv_pool", kv_bytes,
        cat(num_blocks, " blocks of ", kKvBlockSize, " tokens, ", max_batch_size, " sequences of up to ", max_seq_len,
            " tokens"));
+  if (prefill_copy_bytes > 0) line("copies", prefill_copy_bytes, "the layers' weights as bf16, for prompts");
   line("total", total_bytes(), "");
   line("budget", budget_bytes, "");
   if (!reduction.empty()) text += cat("  max_seq_len reduced: ", reduction, "\n");
+  if (!no_copies.empty()) text += cat("  no bf16 copies of weights for prompts: ", no_copies, "\n");
   return text;
 }
 

@@ -16,10 +16,20 @@
 namespace imp {
 
 struct ModelSpec;
+struct ModelTensors;
 struct Settings;
 
 /// What memory is for; `mem` of the report is grouped by it.
-enum class MemoryTag : uint8_t { weights, fp8_prefill_cache, kv_pool, workspace, attn_scores, logits, other };
+enum class MemoryTag : uint8_t {
+  weights,
+  bf16_prefill_copies,
+  fp8_prefill_cache,
+  kv_pool,
+  workspace,
+  attn_scores,
+  logits,
+  other
+};
 std::string_view memory_tag_name(MemoryTag tag);
 
 /// A linear as the choice of a kernel sees it.
@@ -48,6 +58,7 @@ struct StepLimits {
   int64_t max_sequences = 0;
   int64_t max_logit_rows = 0;
   int64_t vocab_size = 0;  // where tokens are drawn
+  bool prefill_copies = false;  // those of Backend::prefill_copy_bytes() are to be kept
 };
 
 /// Steps that ran as recorded graphs instead of launch by launch.
@@ -101,6 +112,8 @@ class Backend {
   /// and the ops will take besides the weights and the activations.
   virtual uint64_t prepared_bytes(const TensorInfo& tensor) const { return tensor.data.size(); }
   virtual uint64_t workspace_bytes(const StepLimits&, const ModelSpec&) const { return 0; }
+  /// What copies of weights would take that are not needed but make prompts faster; kept where memory is plentiful.
+  virtual uint64_t prefill_copy_bytes(const ModelTensors&) const { return 0; }
 
   /// The backend's form of a weight of the file; the file outlives the backend.
   virtual WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) = 0;

@@ -31,6 +31,7 @@ using namespace cuda;
 
 constexpr size_t kCublasWorkspaceBytes = size_t{64} << 20;
 constexpr int64_t kMinTunedTokens = 512;   // below, the library's first suggestion is as good
+constexpr int64_t kMinTunedOfCopies = 128;  // where nothing is expanded, short prompts are products above all
 constexpr int64_t kSmallStepTokens = 128;  // more than this, and only products in bf16 serve
 
 /// cost_of() of args whose batch lies on the device.
@@ -121,6 +122,9 @@ class CudaBackend final : public Backend {
     return static_cast<uint64_t>(packed_sizes(layout, tensor.format, tensor.shape[0], tensor.shape[1]).total());
   }
   uint64_t workspace_bytes(const StepLimits& limits, const ModelSpec& spec) const override;
+  uint64_t prefill_copy_bytes(const ModelTensors& tensors) const override {
+    return fp8_prefill_ || linear_.switches.f16_sums ? 0 : PrefillWeights::bf16_bytes(tensors);
+  }
   void begin_load(const ModelSpec& spec) override {
     attention_plan_ =
         plan_attention(spec, attention_.switches, attention_.capability, static_cast<int64_t>(free_memory_bytes()));
@@ -204,7 +208,8 @@ class CudaBackend final : public Backend {
   std::vector<Verdict> explain_linear(const LinearQuery& query) const override {
     return linear_table().explain({query.role, query.format, query.m, query.n, query.k, launch_.max_shared_bytes,
                                    linear_.switches,
-                                   /*mixed=*/false, /*bf16_activations=*/false, /*fp8=*/linear_.fp8 != nullptr});
+                                   /*mixed=*/false, /*bf16_activations=*/false, /*fp8=*/linear_.fp8 != nullptr,
+                                   /*bf16_copy=*/linear_.bf16 && !Bf16Weights::reject(query.role, query.format, query.k)});
   }
   std::vector<Verdict> explain_attention(const AttentionQuery& query) const override {
     return cuda::explain_attention(attention_, query);
@@ -251,6 +256,7 @@ class CudaBackend final : public Backend {
 
   CublasLt cublaslt_;
   PrefillWeights prefill_weights_;
+  Bf16Weights bf16_;
   Fp8Weights fp8_;
   LinearContext linear_ = {};
   AttentionContext attention_ = {};
@@ -350,7 +356,13 @@ void CudaBackend::finish_load(const StepLimits& limits) {
         fp8_, [&](uint64_t bytes) { return allocate(bytes, MemoryTag::fp8_prefill_cache); }, linear_with_launch());
     linear_.fp8 = &fp8_;
   }
-  for (int64_t m = limits.max_tokens; m >= kMinTunedTokens; m /= 2) prefill_weights_.tune(linear_with_launch(), m);
+  if (limits.prefill_copies) {
+    prefill_weights_.copy_to_bf16(
+        bf16_, [&](uint64_t bytes) { return allocate(bytes, MemoryTag::bf16_prefill_copies); }, launch_);
+    linear_.bf16 = &bf16_;
+  }
+  const int64_t shortest = limits.prefill_copies ? kMinTunedOfCopies : kMinTunedTokens;
+  for (int64_t m = limits.max_tokens; m >= shortest; m /= 2) prefill_weights_.tune(linear_with_launch(), m);
   check(cudaStreamSynchronize(launch_.stream), "preparing prefill");
   if (attention_plan_.scores_bytes > 0)
     attention_.scores = {allocate(static_cast<uint64_t>(attention_plan_.scores_bytes), MemoryTag::attn_scores),

@@ -21,6 +21,7 @@ struct LinearSwitches {
   bool q4k_imma_prefill = false;
 };
 
+class Bf16Weights;
 class Fp8Weights;
 
 /// What linears run with: device memory taken at load, and the library.
@@ -35,6 +36,7 @@ struct LinearContext {
   int64_t gate_up_bytes;
   float* x_scales = nullptr;        // [max_tokens]
   const Fp8Weights* fp8 = nullptr;  // where attention.fp8_prefill asks for them
+  const Bf16Weights* bf16 = nullptr;  // where the memory plan has room for copies
   ImmaScratch imma = {};
 };
 
@@ -47,6 +49,7 @@ struct LinearProblem {
   bool mixed = false;             // gate and up are stored in different formats
   bool bf16_activations = false;  // x or y
   bool fp8 = false;               // there are copies of the weights in e4m3
+  bool bf16_copy = false;         // of every weight of this linear
   bool scaled = false;            // a weight has a scale of its own besides those of its blocks
 };
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "backend/bf16_gemm.h"
 #include "backend/dequant_gemm.h"
 #include "backend/f16_gemm.h"
 #include "backend/fp8_gemm.h"
@@ -101,6 +102,7 @@ constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
     {"gemv_dp4a", reject_gemv_dp4a, launch_gemv_dp4a},
     {"gemv_rows", reject_gemv_rows, launch_gemv_rows},
     {"cublaslt_fp8", reject_fp8_gemm, launch_fp8_gemm},
+    {"cublaslt_bf16", reject_bf16_gemm, launch_bf16_gemm},
     {"dequant_gemm_f16", reject_f16_gemm, launch_f16_gemm},
     {"dequant_gemm_bf16", reject_dequant_gemm, launch_dequant_gemm},
 };
@@ -110,6 +112,12 @@ bool one_layout(const LinearArgs& args) {
   for (const LinearOutput& output : args.outputs)
     if (output.weight.format != args.outputs[0].weight.format) return false;
   return true;
+}
+
+bool has_copies(const LinearContext& context, const LinearArgs& args) {
+  return context.bf16 && std::ranges::all_of(args.outputs, [&](const LinearOutput& output) {
+           return context.bf16->find(output.weight) != nullptr;
+         });
 }
 
 LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, const LinearOutput& output) {
@@ -123,6 +131,7 @@ LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, c
           .mixed = args.gated && !one_layout(args),
           .bf16_activations = args.x.dtype == DType::bf16 || args.outputs[0].y.dtype == DType::bf16,
           .fp8 = context.fp8 != nullptr,
+          .bf16_copy = has_copies(context, args),
           .scaled = std::ranges::any_of(args.outputs, [](const LinearOutput& o) { return o.weight.scale != 1; })};
 }
 
@@ -144,7 +153,8 @@ void run_linear(const LinearContext& context, const LinearArgs& args, std::strin
     return gemv_dp4a_mixes(layout_of(args.outputs[0]), layout_of(output));
   };
   const LinearLaunch launch = launch_of(args.outputs[0]);
-  const bool takes_all = launch == launch_dequant_gemm || launch == launch_f16_gemm || launch == launch_fp8_gemm ||
+  const bool takes_all = launch == launch_dequant_gemm || launch == launch_bf16_gemm || launch == launch_f16_gemm ||
+                         launch == launch_fp8_gemm ||
                          (launch == launch_gemv_dp4a && std::ranges::all_of(args.outputs, mixes));
   if (takes_all && std::ranges::all_of(args.outputs, [&](const LinearOutput& o) { return launch_of(o) == launch; }))
     return launch(context, args);

@@ -6,13 +6,17 @@
 
 #include "backend/dequant_gemm.h"
 #include "backend/prefill_linear.h"
+#include "formats/model_file.h"
 #include "linear/dequantize.h"
 #include "model/spec.h"
+#include "model/weights.h"
 
 namespace imp::cuda {
 namespace {
 
 constexpr int64_t kMaxScratchElements = int64_t{128} << 20;  // 256 MiB; larger linears go in slices
+
+constexpr size_t kMaxTimedCopies = 8;                        // of a shape: more than the L2 cache holds
 
 size_t outputs_of(LinearRole role) { return role == LinearRole::qkv ? 3 : role == LinearRole::gate_up ? 2 : 1; }
 
@@ -51,11 +55,51 @@ int64_t PrefillWeights::scratch_elements(const ModelSpec& spec) {
   return std::min(elements, kMaxScratchElements);
 }
 
+uint64_t PrefillWeights::bf16_bytes(const ModelTensors& tensors) {
+  static constexpr std::pair<WeightRole, LinearRole> kRoles[] = {
+      {WeightRole::q_proj, LinearRole::qkv},        {WeightRole::k_proj, LinearRole::qkv},
+      {WeightRole::v_proj, LinearRole::qkv},        {WeightRole::o_proj, LinearRole::o},
+      {WeightRole::gate_proj, LinearRole::gate_up}, {WeightRole::up_proj, LinearRole::gate_up},
+      {WeightRole::down_proj, LinearRole::down}};
+  if (!tensors.scales.empty()) return 0;
+  uint64_t bytes = 0;
+  for (const ModelTensors::ByRole& layer : tensors.layers) {
+    for (const auto& [weight_role, role] : kRoles) {
+      const TensorInfo* tensor = layer[static_cast<size_t>(weight_role)];
+      if (tensor && !Bf16Weights::reject(role, tensor->format, tensor->shape[1]))
+        bytes += Bf16Weights::bytes(tensor->shape[0], tensor->shape[1]);
+    }
+  }
+  return bytes;
+}
+
 uint64_t PrefillWeights::fp8_bytes(const ModelSpec& spec) {
   uint64_t bytes = 0;
   for (const LayerSpec& layer : spec.layers)
     for (const Shape& shape : shapes_of(spec, layer)) bytes += Fp8Weights::bytes(shape.rows, shape.cols);
   return bytes;
+}
+
+void PrefillWeights::copy_to_bf16(Bf16Weights& copies, const std::function<void*(uint64_t)>& allocate,
+                                  const LaunchContext& context) const {
+  for (const Linear& linear : linears_) {
+    std::vector<WeightView> wanted;
+    for (const WeightView& weight : linear.weights)
+      if (!Bf16Weights::reject(linear.role, weight.format, weight.cols)) wanted.push_back(weight);
+    if (!wanted.empty()) copies.add(wanted, allocate, context);
+  }
+}
+
+/// Some of the copies of linears of this shape; none where a part has no copy.
+std::vector<const void*> PrefillWeights::copies_like(const Linear& linear, const Bf16Weights& copies) const {
+  std::vector<const void*> found;
+  for (const Linear& other : linears_) {
+    const bool same = other.role == linear.role && other.rows == linear.rows && other.cols == linear.cols;
+    if (same && found.size() < kMaxTimedCopies &&
+        std::ranges::all_of(other.weights, [&](const WeightView& weight) { return copies.find(weight) != nullptr; }))
+      found.push_back(copies.find(other.weights[0]));
+  }
+  return found;
 }
 
 void PrefillWeights::copy_to_fp8(Fp8Weights& copies, const std::function<void*(uint64_t)>& allocate,
@@ -80,18 +124,20 @@ void PrefillWeights::tune(const LinearContext& context, int64_t m) const {
                   .y_type = gated ? DType::bf16 : DType::f32,
                   .accumulate = linear.role == LinearRole::o || linear.role == LinearRole::down};
     if (m * call.y_stride * dtype_bytes(call.y_type) > context.gate_up_bytes) continue;
+    std::vector<const void*> copies;
+    if (context.bf16) copies = copies_like(linear, *context.bf16);
     if (fp8) {
       const Fp8Weights::View& copy = *context.fp8->find(linear.weights[0]);
       call.inputs = GemmInputs::e4m3;
       call.w = copy.codes, call.w_scale = copy.scales, call.a_scale = context.x_scales;
     } else {
-      call.n = std::min(linear.rows, dequant_slice_rows(context, linear.rows, linear.cols));
+      if (copies.empty()) call.n = std::min(linear.rows, dequant_slice_rows(context, linear.rows, linear.cols));
       // Timed on the weights' own numbers: products of zeros take less power, and less time.
       const WeightView& weight = linear.weights[0];
       dequantize_bf16(weight, 0, std::min(weight.rows, call.n), context.weight_bf16, context.launch);
       dequantize_bf16(weight, 0, std::min(weight.rows, m), context.x_bf16, context.launch);
     }
-    context.cublaslt->tune(call, context.launch.stream);
+    context.cublaslt->tune(call, copies, context.launch.stream);
   }
 }
 

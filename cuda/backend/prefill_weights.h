@@ -2,16 +2,18 @@
 #include <functional>
 #include <vector>
 
+#include "backend/bf16_gemm.h"
 #include "backend/fp8_gemm.h"
 
 namespace imp {
 struct ModelSpec;
+struct ModelTensors;
 }
 
 namespace imp::cuda {
 
 /// The weights of the layers as their linears multiply them, q|k|v and gate|up together; known from the order in which
-/// they are prepared. What prefill sizes its scratch by, times algorithms for, and copies to fp8.
+/// they are prepared. What prefill sizes its scratch by, times algorithms for, and copies to bf16 or fp8.
 class PrefillWeights {
  public:
   void add(LinearRole role, const WeightView& weight);
@@ -19,9 +21,13 @@ class PrefillWeights {
   /// Elements of bf16 scratch: the largest linear of the model, within a limit.
   int64_t scratch_elements() const;
   static int64_t scratch_elements(const ModelSpec& spec);
+  /// Bytes of the copies in bf16; 0 where weights have scales of their own, which come after the copies.
+  static uint64_t bf16_bytes(const ModelTensors& tensors);
   /// Bytes of the copies in fp8.
   static uint64_t fp8_bytes(const ModelSpec& spec);
 
+  void copy_to_bf16(Bf16Weights& copies, const std::function<void*(uint64_t)>& allocate,
+                    const LaunchContext& context) const;
   void copy_to_fp8(Fp8Weights& copies, const std::function<void*(uint64_t)>& allocate,
                    const LinearContext& context) const;
   /// Times the library's algorithms for the products of steps of `m` tokens, each shape once, in the context's buffers.
@@ -33,6 +39,8 @@ class PrefillWeights {
     std::vector<WeightView> weights;
     int64_t rows = 0, cols = 0;
   };
+  std::vector<const void*> copies_like(const Linear& linear, const Bf16Weights& copies) const;
+
   std::vector<Linear> linears_;
 };
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 
+#include "backend/bf16_gemm.h"
 #include "backend/fp8_gemm.h"
 #include "backend/linear_ops.h"
 #include "linear/gemv.h"
@@ -553,6 +554,7 @@ struct Prefill {
   const Fp8Weights* with_copies = nullptr;
   bool f16_sums = false;
   std::string_view candidate = "dequant_gemm_bf16";
+  const Bf16Weights* bf16_copies = nullptr;
 
   int64_t width() const {
     int64_t n = 0;
@@ -577,6 +579,7 @@ struct Prefill {
     }
     LinearContext context = workspace.context(true);
     context.fp8 = with_copies;
+    context.bf16 = bf16_copies;
     context.switches.f16_sums = f16_sums;
     run_linear(
         context,
@@ -672,6 +675,84 @@ TEST_CASE("outputs side by side are one product, in slices across their borders 
       }
     }
   }
+}
+
+TEST_CASE("products from bf16 copies are those of the weights expanded for the step") {
+  Random random(21);
+  Workspace workspace;
+  const int64_t k = 512;
+  using F = WeightFormat;
+  for (const auto& [fq, fk, fv] :
+       {std::tuple{F::q8_0, F::q8_0, F::q8_0}, {F::q4_k, F::q4_k, F::q6_k}, {F::f16, F::q8_0, F::f32}}) {
+    const auto& with = workspace.device.context();
+    const Operand wq(fq, 256, k, random, with), wk(fk, 72, k, random, with), wv(fv, 72, k, random, with);
+    std::vector<std::unique_ptr<DeviceMemory>> memory;
+    uint64_t taken = 0;
+    const auto allocate = [&](uint64_t bytes) {
+      taken += bytes;
+      return memory.emplace_back(std::make_unique<DeviceMemory>(bytes))->data();
+    };
+    // As a linear's outputs, side by side; and each by itself.
+    Bf16Weights joined, apart;
+    const WeightView views[] = {wq.device.view(), wk.device.view(), wv.device.view()};
+    joined.add(views, allocate, with);
+    CHECK(taken == 2 * 400 * k);
+    for (const WeightView& view : views) apart.add({&view, 1}, allocate, with);
+    CHECK(joined.find(views[1]) == joined.find(views[0]) + 256 * k);
+    for (int64_t m : {1, 37, 200}) {
+      const DeviceArray<float> x(bf16_values(random, m, k).first);
+      for (bool accumulate : {false, true}) {
+        CAPTURE(m);
+        CAPTURE(accumulate);
+        CAPTURE(info(fv).name);
+        Prefill each{workspace, {&wq, &wk, &wv}, m, true, false, accumulate};
+        const std::vector<float> expected = each.run(x.data(), DType::f32, DType::f32);
+        each.candidate = "cublaslt_bf16";
+        for (const Bf16Weights* copies : {&joined, &apart}) {
+          each.bf16_copies = copies;
+          CHECK(distance(each.run(x.data(), DType::f32, DType::f32), expected) < 1e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("bf16 copies: gate and up, and what refuses in words") {
+  Random random(22);
+  Workspace workspace;
+  const int64_t m = 40, k = 512, n = 136;
+  const auto& with = workspace.device.context();
+  const Operand gate(WeightFormat::q8_0, n, k, random, with), up(WeightFormat::q6_k, n, k, random, with),
+      half(WeightFormat::bf16, n, k, random, with);
+  const DeviceMemory memory(2 * 2 * n * k);
+  Bf16Weights copies;
+  const WeightView views[] = {gate.device.view(), up.device.view()};
+  copies.add(views, [&](uint64_t) { return memory.data(); }, with);
+  const DeviceArray<float> x(bf16_values(random, m, k).first);
+  for (DType y : {DType::f32, DType::bf16}) {
+    Prefill gated{workspace, {&gate, &up}, m, true, true};
+    const std::vector<float> expected = gated.run(x.data(), DType::f32, y);
+    gated.bf16_copies = &copies, gated.candidate = "cublaslt_bf16";
+    CHECK(distance(gated.run(x.data(), DType::f32, y), expected) < (y == DType::f32 ? 1e-6 : 1e-3));
+  }
+  // A part without a copy: the whole linear goes another way, and is refused where none is allowed.
+  Prefill mixed{workspace, {&gate, &half}, m, true, true};
+  mixed.bf16_copies = &copies;
+  CHECK(mixed.run(x.data(), DType::f32, DType::f32).size() == static_cast<size_t>(m * n));
+  mixed.candidate = "cublaslt_bf16";
+  CHECK_THROWS_AS(mixed.run(x.data(), DType::f32, DType::f32), Error);
+
+  LinearProblem problem{LinearRole::down, WeightFormat::q8_0, 512, 64, 256, workspace.device.max_shared_bytes, {}};
+  CHECK(std::string(reject_bf16_gemm(problem)) == "no bf16 copy of the weight is kept");
+  problem.bf16_copy = true;
+  CHECK(reject_bf16_gemm(problem) == nullptr);
+  problem.scaled = true;
+  CHECK(std::string(reject_bf16_gemm(problem)) == "the weight has a scale of its own");
+  CHECK(std::string(Bf16Weights::reject(LinearRole::lm_head, WeightFormat::q8_0, 512)) ==
+        "the head is no prefill product");
+  CHECK(std::string(Bf16Weights::reject(LinearRole::o, WeightFormat::bf16, 512)) == "the weight is bf16 itself");
+  CHECK(std::string(Bf16Weights::reject(LinearRole::o, WeightFormat::q8_0, 48)) == "k is not a multiple of 32");
+  CHECK(Bf16Weights::reject(LinearRole::o, WeightFormat::q8_0, 512) == nullptr);
 }
 
 TEST_CASE("GEMVs refuse bf16 activations in words") {

@@ -85,3 +85,70 @@ TEST_CASE("the table names every part") {
   for (const char* part : {"weights", "workspace", "logits", "kv_pool", "total", "budget", "1024 blocks of 16 tokens"})
     CHECK(table.find(part) != std::string::npos);
 }
+
+namespace {
+
+/// A device with room for the copies, that weights in the shape of the others leave.
+MemoryQuery with_copies() {
+  MemoryQuery roomy = query();
+  roomy.device_total_bytes = 1200 * kMiB;
+  roomy.prefill_copy_bytes = 180 * kMiB;
+  return roomy;
+}
+
+}  // namespace
+
+TEST_CASE("copies of weights are kept from what is free beside the pool, and change nothing else") {
+  const MemoryPlan without = plan_memory(query()), plan = plan_memory(with_copies());
+  CHECK(plan.prefill_copy_bytes == 180 * kMiB);
+  CHECK(plan.no_copies == "");
+  CHECK(plan.num_blocks == without.num_blocks);
+  CHECK(plan.max_seq_len == without.max_seq_len);
+  CHECK(plan.total_bytes() == without.total_bytes() + 180 * kMiB);
+  CHECK(plan.table().find("copies") != std::string::npos);
+  CHECK(without.table().find("copies") == std::string::npos);
+  CHECK(without.no_copies == "");  // nobody wants any
+}
+
+TEST_CASE("copies leave an eighth of the device alone") {
+  // 344 MiB of the rest, 180 of copies and 150 of reserve.
+  MemoryQuery tight = with_copies();
+  tight.device_free_bytes = (344 + 180 + 150) * kMiB;
+  CHECK(plan_memory(tight).prefill_copy_bytes == 180 * kMiB);
+  tight.device_free_bytes -= 1;
+  const MemoryPlan plan = plan_memory(tight);
+  CHECK(plan.prefill_copy_bytes == 0);
+  CHECK(plan.num_blocks == 4 * 256);
+  CHECK(plan.no_copies == "180.0 MiB are wanted, and 180.0 MiB are left");
+  CHECK(plan.table().find("no bf16 copies of weights for prompts: 180.0 MiB are wanted") != std::string::npos);
+}
+
+TEST_CASE("a budget that was asked for holds the copies too") {
+  MemoryQuery asked = with_copies();
+  asked.budget_bytes = (344 + 180) * kMiB;
+  CHECK(plan_memory(asked).prefill_copy_bytes == 180 * kMiB);
+  asked.budget_bytes -= 1;
+  CHECK(plan_memory(asked).prefill_copy_bytes == 0);
+  CHECK(plan_memory(asked).num_blocks == 4 * 256);
+  // More than there is does not count.
+  asked.budget_bytes = 5000 * kMiB;
+  asked.device_free_bytes = (344 + 179) * kMiB;
+  CHECK(plan_memory(asked).prefill_copy_bytes == 0);
+}
+
+TEST_CASE("no copies of more than a quarter of the device, and none where a context is reduced") {
+  MemoryQuery large = with_copies();
+  large.prefill_copy_bytes = 301 * kMiB;
+  large.device_free_bytes = 1100 * kMiB;
+  CHECK(plan_memory(large).no_copies == "301.0 MiB are more than a quarter of the device's 1.2 GiB");
+  large.prefill_copy_bytes = 300 * kMiB;
+  CHECK(plan_memory(large).prefill_copy_bytes == 300 * kMiB);
+
+  MemoryQuery reduced = with_copies();
+  reduced.budget_bytes = (100 + 20 + 64 + 25) * kMiB;
+  reduced.prefill_copy_bytes = kMiB;
+  const MemoryPlan plan = plan_memory(reduced);
+  CHECK(plan.prefill_copy_bytes == 0);
+  CHECK(plan.max_seq_len == 2560);
+  CHECK(plan.no_copies == "memory is short: max_seq_len is reduced");
+}
