@@ -2,8 +2,8 @@
 // attention left out: every candidate of the table, and every tile of gemm_imma.
 //   gemm_small_cuda SHAPE FORMATS TOKENS WHAT [OPS]
 //     SHAPE    8b, 1b or 0.6b          FORMATS  q8_0,q4_k,...          TOKENS   1,2,4,...
-//     WHAT     gemv_dp4a,gemm_imma,dequant_gemm_bf16,tile0,..., or from copies cublaslt_bf16, with
-//              bf16 between the ops cublaslt_bf16+narrow, and algorithms timed first cublaslt_bf16+narrow+tuned
+//     WHAT     gemv_dp4a,gemm_imma,dequant_gemm_bf16,tile0,..., or from copies cublaslt_bf16, and
+//              cublaslt_bf16+narrow with bf16 between the ops
 //     OPS      letters of the linears to run: q(kv), o, g(ate and up), d(own); GB/s are of the whole layer
 // Prints us a layer, GB/s of packed weights, TFLOP/s.
 #include <cuda_runtime.h>
@@ -15,8 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "backend/bf16_gemm.h"
 #include "backend/linear_ops.h"
-#include "backend/prefill_weights.h"
 #include "quant/format.h"
 
 using namespace imp;
@@ -69,8 +69,7 @@ int main(int argc, char** argv) {
   const int64_t max_cols = 12288;
   CublasLt library;
   library.open(device_alloc(kLibraryBytes), kLibraryBytes, {});
-  CublasLt timed;
-  timed.open(device_alloc(kLibraryBytes), kLibraryBytes, {});
+  context.cublaslt = &library;
   context.x_bf16 = device_alloc(kMaxTokens * max_cols * 2);
   context.weight_elements = int64_t{64} << 20;
   context.weight_bf16 = device_alloc(context.weight_elements * 2);
@@ -103,7 +102,6 @@ int main(int argc, char** argv) {
     const PackedLayout layout = packed_layout_of(format);
     std::vector<Layer> model;
     Bf16Weights copies;
-    PrefillWeights prefill;
     std::vector<void*> copied;
     const bool with_copies = std::string(argv[4]).find("cublaslt_bf16") != std::string::npos;
     context.bf16 = with_copies ? &copies : nullptr;
@@ -124,22 +122,17 @@ int main(int argc, char** argv) {
       model.push_back({add(shape->q, h), add(shape->kv, h), add(shape->kv, h), add(h, shape->q), add(shape->inner, h),
                        add(shape->inner, h), add(h, shape->inner)});
       if (!with_copies) continue;
+      const auto allocate = [&](uint64_t size) { return copied.emplace_back(device_alloc(static_cast<int64_t>(size))); };
       const Layer& l = model.back();
-      for (const WeightView* w : {&l.q, &l.k, &l.v}) prefill.add(LinearRole::qkv, *w);
-      prefill.add(LinearRole::o, l.o);
-      for (const WeightView* w : {&l.gate, &l.up}) prefill.add(LinearRole::gate_up, *w);
-      prefill.add(LinearRole::down, l.down);
+      const std::vector<WeightView> linears[] = {{l.q, l.k, l.v}, {l.o}, {l.gate, l.up}, {l.down}};
+      for (const std::vector<WeightView>& linear : linears) copies.add(linear, allocate, context.launch);
     }
-    const auto allocate = [&](uint64_t size) { return copied.emplace_back(device_alloc(static_cast<int64_t>(size))); };
-    if (with_copies) prefill.copy_to_bf16(copies, allocate, context.launch);
     for (const std::string& tokens_text : split(argv[3])) {
       const int64_t m = std::atoi(tokens_text.c_str());
       for (const std::string& what : split(argv[4])) {
         const int tile = what.rfind("tile", 0) == 0 ? std::atoi(what.c_str() + 4) : -1;
         const std::string name_of_kernel = what.substr(0, what.find('+'));
-        const bool narrow = what.find("+narrow") != std::string::npos, tuned = what.ends_with("+tuned");
-        context.cublaslt = tuned ? &timed : &library;
-        if (tuned) prefill.tune(context, m);
+        const bool narrow = what.ends_with("+narrow");
         const DType between = narrow ? DType::bf16 : DType::f32;
         auto linear = [&](std::vector<std::pair<WeightView, float*>> outs, float* in, bool normed, bool accumulate,
                           bool gated) {

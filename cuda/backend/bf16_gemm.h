@@ -25,7 +25,9 @@ class Bf16Weights {
   std::map<const void*, const uint16_t*> copies_;  // by the packed weight's address
 };
 
-/// Prefill in bf16 through cuBLASLt from such copies: products read them where they are, and expand nothing.
+/// Prefill in bf16 through cuBLASLt from such copies: products read them where they are, and expand nothing. From this
+/// many tokens on nothing else is as fast, whatever the weights' own format (docs/performance.md).
+inline constexpr int64_t kBf16CopyTokens = 33;
 const char* reject_bf16_gemm(const LinearProblem& problem);
 void launch_bf16_gemm(const LinearContext& context, const LinearArgs& args);
 

@@ -31,7 +31,6 @@ using namespace cuda;
 
 constexpr size_t kCublasWorkspaceBytes = size_t{64} << 20;
 constexpr int64_t kMinTunedTokens = 512;   // below, the library's first suggestion is as good
-constexpr int64_t kMinTunedOfCopies = 128;  // where nothing is expanded, short prompts are products above all
 constexpr int64_t kSmallStepTokens = 128;  // more than this, and only products in bf16 serve
 
 /// cost_of() of args whose batch lies on the device.
@@ -135,7 +134,7 @@ class CudaBackend final : public Backend {
   const float* prepare_vector(const TensorInfo& tensor) override;
   int32_t preferred_step_tokens() const override { return 4096; }
   DType intermediate_dtype(int64_t tokens) const override {
-    return tokens > kSmallStepTokens ? DType::bf16 : DType::f32;
+    return tokens >= (linear_.bf16 ? kBf16CopyTokens : kSmallStepTokens + 1) ? DType::bf16 : DType::f32;
   }
   WeightView prepare_head(const WeightView& head) override;
   void finish_load(const StepLimits& limits) override;
@@ -361,8 +360,7 @@ void CudaBackend::finish_load(const StepLimits& limits) {
         bf16_, [&](uint64_t bytes) { return allocate(bytes, MemoryTag::bf16_prefill_copies); }, launch_);
     linear_.bf16 = &bf16_;
   }
-  const int64_t shortest = limits.prefill_copies ? kMinTunedOfCopies : kMinTunedTokens;
-  for (int64_t m = limits.max_tokens; m >= shortest; m /= 2) prefill_weights_.tune(linear_with_launch(), m);
+  for (int64_t m = limits.max_tokens; m >= kMinTunedTokens; m /= 2) prefill_weights_.tune(linear_with_launch(), m);
   check(cudaStreamSynchronize(launch_.stream), "preparing prefill");
   if (attention_plan_.scores_bytes > 0)
     attention_.scores = {allocate(static_cast<uint64_t>(attention_plan_.scores_bytes), MemoryTag::attn_scores),

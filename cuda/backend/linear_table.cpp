@@ -73,13 +73,19 @@ void launch_gemv_rows(const LinearContext& context, const LinearArgs& args) {
 
 // Measured beside the GEMV, and beside expanding the weights to bf16 (docs/performance.md).
 constexpr int64_t kImmaFewestTokens = 3, kImmaSmallTokens = 64, kImmaMostTokens = 128, kImmaLongRow = 4096;
+constexpr int64_t kImmaCheapTokens = 16;    // formats that take more to expand stop here beside a bf16 copy
 constexpr int64_t kImmaPrefillTokens = 64;  // from here on gemm.q8_imma_enabled decides for Q8_0
+
+bool imma_is_cheap(WeightFormat format) { return format == WeightFormat::q8_0 || format == WeightFormat::q4_k; }
 
 const char* reject_gemm_imma(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.k % 32 != 0) return "k is not a multiple of 32";
   if (p.m < kImmaFewestTokens) return "fewer than 3 tokens";
+  if (p.bf16_copy && p.m >= kBf16CopyTokens) return "products of a bf16 copy are faster from 33 tokens on";
+  if (p.bf16_copy && p.m > kImmaCheapTokens && !imma_is_cheap(p.format))
+    return "products of a bf16 copy are faster from 17 tokens on, but for Q8_0 and Q4_K";
   const bool asked_for = p.format == WeightFormat::q4_k && p.switches.q4k_imma_prefill;
   if (p.m > kImmaMostTokens && !asked_for) return "more than 128 tokens";
   const bool cheap = p.k >= kImmaLongRow && p.format == WeightFormat::q8_0;

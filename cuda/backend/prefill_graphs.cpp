@@ -5,12 +5,14 @@
 namespace imp::cuda {
 
 void PrefillGraphs::run(const StepShape& shape, const LaunchContext& context, const std::function<void()>& forward) {
-  const auto known = std::ranges::find(kept_, shape, &Kept::shape);
-  if (known != kept_.end())
-    kept_.splice(kept_.begin(), kept_, known);
-  else
+  const auto recorded = std::ranges::find(kept_, shape, &Kept::shape);
+  if (recorded != kept_.end()) {
+    kept_.splice(kept_.begin(), kept_, recorded);
+  } else {
+    if (!comes_often(shape)) return forward();
     kept_.push_front({shape, make_()});
-  if (kept_.size() > kMaxShapes) {
+  }
+  if (kept_.size() > kMaxGraphs) {
     // What is replayed last may still run, and a graph must outlive that.
     check(cudaStreamSynchronize(context.stream), "waiting for the device");
     kept_.pop_back();
@@ -23,6 +25,24 @@ void PrefillGraphs::run(const StepShape& shape, const LaunchContext& context, co
   replays_ += graphs.replays() - replays;
   refusals_.insert(refusals_.end(), graphs.refusals().begin() + static_cast<int64_t>(refusals),
                    graphs.refusals().end());
+}
+
+/// Counts a step of a shape that has no graph. Whoever has been counted out starts again when its graph is dropped.
+bool PrefillGraphs::comes_often(const StepShape& shape) {
+  const auto known = std::ranges::find(seen_, shape, &Seen::shape);
+  if (known != seen_.end())
+    seen_.splice(seen_.begin(), seen_, known);
+  else
+    seen_.push_front({shape, 0});
+  if (seen_.size() > kMaxSeen) seen_.pop_back();
+  if (++seen_.front().times < kTimesBefore) return false;
+  seen_.pop_front();
+  return true;
+}
+
+void PrefillGraphs::clear() {
+  kept_.clear();
+  seen_.clear();
 }
 
 }  // namespace imp::cuda

@@ -16,8 +16,6 @@ namespace {
 
 constexpr int64_t kMaxScratchElements = int64_t{128} << 20;  // 256 MiB; larger linears go in slices
 
-constexpr size_t kMaxTimedCopies = 8;                        // of a shape: more than the L2 cache holds
-
 size_t outputs_of(LinearRole role) { return role == LinearRole::qkv ? 3 : role == LinearRole::gate_up ? 2 : 1; }
 
 struct Shape {
@@ -90,18 +88,6 @@ void PrefillWeights::copy_to_bf16(Bf16Weights& copies, const std::function<void*
   }
 }
 
-/// Some of the copies of linears of this shape; none where a part has no copy.
-std::vector<const void*> PrefillWeights::copies_like(const Linear& linear, const Bf16Weights& copies) const {
-  std::vector<const void*> found;
-  for (const Linear& other : linears_) {
-    const bool same = other.role == linear.role && other.rows == linear.rows && other.cols == linear.cols;
-    if (same && found.size() < kMaxTimedCopies &&
-        std::ranges::all_of(other.weights, [&](const WeightView& weight) { return copies.find(weight) != nullptr; }))
-      found.push_back(copies.find(other.weights[0]));
-  }
-  return found;
-}
-
 void PrefillWeights::copy_to_fp8(Fp8Weights& copies, const std::function<void*(uint64_t)>& allocate,
                                  const LinearContext& context) const {
   for (const Linear& linear : linears_)
@@ -124,20 +110,25 @@ void PrefillWeights::tune(const LinearContext& context, int64_t m) const {
                   .y_type = gated ? DType::bf16 : DType::f32,
                   .accumulate = linear.role == LinearRole::o || linear.role == LinearRole::down};
     if (m * call.y_stride * dtype_bytes(call.y_type) > context.gate_up_bytes) continue;
-    std::vector<const void*> copies;
-    if (context.bf16) copies = copies_like(linear, *context.bf16);
+    const bool copied = context.bf16 && std::ranges::all_of(linear.weights, [&](const WeightView& weight) {
+                          return context.bf16->find(weight) != nullptr;
+                        });
     if (fp8) {
       const Fp8Weights::View& copy = *context.fp8->find(linear.weights[0]);
       call.inputs = GemmInputs::e4m3;
       call.w = copy.codes, call.w_scale = copy.scales, call.a_scale = context.x_scales;
     } else {
-      if (copies.empty()) call.n = std::min(linear.rows, dequant_slice_rows(context, linear.rows, linear.cols));
+      if (copied)
+        call.w = context.bf16->find(linear.weights[0]);
+      else
+        call.n = std::min(linear.rows, dequant_slice_rows(context, linear.rows, linear.cols));
       // Timed on the weights' own numbers: products of zeros take less power, and less time.
       const WeightView& weight = linear.weights[0];
-      dequantize_bf16(weight, 0, std::min(weight.rows, call.n), context.weight_bf16, context.launch);
+      if (!copied)
+        dequantize_bf16(weight, 0, std::min(weight.rows, call.n), context.weight_bf16, context.launch);
       dequantize_bf16(weight, 0, std::min(weight.rows, m), context.x_bf16, context.launch);
     }
-    context.cublaslt->tune(call, copies, context.launch.stream);
+    context.cublaslt->tune(call, context.launch.stream);
   }
 }
 

@@ -39,8 +39,6 @@ class PrefillWeights {
     std::vector<WeightView> weights;
     int64_t rows = 0, cols = 0;
   };
-  std::vector<const void*> copies_like(const Linear& linear, const Bf16Weights& copies) const;
-
   std::vector<Linear> linears_;
 };
 

@@ -1,8 +1,9 @@
 // Norm, rotation and cache slots of a prefill: q and k rows of every token, see QkRopeKvArgs.
 //
-// One block a token. Its angles are computed once, into shared memory, and serve all heads; then each warp takes every
-// kWarps-th head: q heads, then k heads, then v heads. A lane holds head_dim / 32 neighbouring values, 4 to 32 bytes an
-// access. The partner of a value is in the same lane (interleaved) or 16 lanes away (half_split).
+// One block a token, each warp every kWarps-th head: q heads, then k heads, then v heads. A lane holds head_dim / 32
+// neighbouring values of a head, 4 to 32 bytes an access; the partner of a value is in the same lane (interleaved) or
+// 16 lanes away (half_split). A warp asks for kBatch heads at once, before anything else: the token's angles, computed
+// once into shared memory for all heads, are ready by the time they are there.
 // Bytes moved, a token: q read and written (8 bytes a value), k and v read, and written as f16 (6 bytes a value).
 #include <cuda_fp16.h>
 
@@ -14,6 +15,7 @@ namespace imp::cuda {
 namespace {
 
 constexpr int kWarps = 8;
+constexpr int kBatch = 6;  // all heads of 32 + 8 + 8 at once
 constexpr int64_t kMinTokens = 32;
 
 struct Params {
@@ -46,6 +48,21 @@ __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_prefill_kernel(Params 
   pdl_trigger();
   pdl_wait();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, token = blockIdx.x;
+  const int first = lane * kValues, num_rows = p.num_heads + 2 * p.num_kv_heads;
+  const auto row_of = [&](int head) {
+    const int k_head = head - p.num_heads, v_head = k_head - p.num_kv_heads;
+    float* row = k_head < 0   ? p.q + token * p.q_stride + head * kHeadDim
+                 : v_head < 0 ? p.k + token * p.k_stride + k_head * kHeadDim
+                              : p.v + token * p.v_stride + v_head * kHeadDim;
+    return reinterpret_cast<Values<kValues>*>(row + first);
+  };
+  Values<kValues> batch[kBatch];
+  const auto load_batch = [&](int begin) {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+      if (begin + i * kWarps < num_rows) batch[i] = *row_of(begin + i * kWarps);
+  };
+  load_batch(warp);
   const int position = p.positions[token];
   for (int i = threadIdx.x; i < kHalf; i += kWarps * 32) {
     float sine, cosine;
@@ -55,7 +72,7 @@ __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_prefill_kernel(Params 
   int sequence = 0;
   while (sequence + 1 < p.num_sequences && token >= p.query_start[sequence + 1]) ++sequence;
   const int64_t block = p.block_tables[sequence * p.block_table_stride + position / p.block_size];
-  const int in_block = position % p.block_size, first = lane * kValues;
+  const int in_block = position % p.block_size;
   __syncthreads();
 
   // A lane's part of the angles is the same for every head.
@@ -67,15 +84,8 @@ __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_prefill_kernel(Params 
     const bool second = p.interleaved ? d % 2 == 1 : d >= kHalf;
     cosine[j] = angle.x, sine[j] = second ? angle.y : -angle.y;  // out = own * cosine + partner * sine
   }
-#pragma unroll 2
-  for (int head = warp; head < p.num_heads + 2 * p.num_kv_heads; head += kWarps) {
+  const auto finish = [&](int head, Values<kValues>& x) {
     const bool is_q = head < p.num_heads, is_v = head >= p.num_heads + p.num_kv_heads;
-    const int index = is_q ? head : is_v ? head - p.num_heads - p.num_kv_heads : head - p.num_heads;
-    float* row = (is_q   ? p.q + token * p.q_stride
-                  : is_v ? p.v + token * p.v_stride
-                         : p.k + token * p.k_stride) +
-                 index * kHeadDim + first;
-    Values<kValues> x = *reinterpret_cast<const Values<kValues>*>(row);
     const float* norm = is_q ? p.q_norm : is_v ? nullptr : p.k_norm;
     if (norm) {
       float sum_sq = 0;
@@ -97,14 +107,21 @@ __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_prefill_kernel(Params 
       for (int j = 0; j < kValues; ++j) x.v[j] = x.v[j] * cosine[j] + partner.v[j] * sine[j];
     }
     if (is_q) {
-      *reinterpret_cast<Values<kValues>*>(row) = x;
-      continue;
+      *row_of(head) = x;
+      return;
     }
     Halves<kValues> rounded;
 #pragma unroll
     for (int j = 0; j < kValues; ++j) rounded.v[j] = __float2half(x.v[j]);
+    const int index = head - p.num_heads - (is_v ? p.num_kv_heads : 0);
     const int64_t slot = (block * p.num_kv_heads + index) * p.block_size + in_block;
     *reinterpret_cast<Halves<kValues>*>((is_v ? p.v_cache : p.k_cache) + slot * kHeadDim + first) = rounded;
+  };
+  for (int begin = warp; begin < num_rows; begin += kBatch * kWarps) {
+    if (begin > warp) load_batch(begin);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+      if (begin + i * kWarps < num_rows) finish(begin + i * kWarps, batch[i]);
   }
 }
 

@@ -229,15 +229,10 @@ const CublasLt::Plan& CublasLt::plan_for(const GemmCall& call) {
   return plans_.emplace(PlanKey{call.m, key}, plan).first->second;
 }
 
-void CublasLt::tune(const GemmCall& call, std::span<const void* const> weights, cudaStream_t stream) {
+void CublasLt::tune(const GemmCall& call, cudaStream_t stream) {
   if (options_.deterministic) return;
   Plan plan = describe(call);
-  const int runs = std::max(3, static_cast<int>(weights.size()));
-  GemmCall with = call;
-  const auto run_with = [&](int i) {
-    if (!weights.empty()) with.w = weights[static_cast<size_t>(i) % weights.size()];
-    run(plan, with, stream);
-  };
+  constexpr int kRuns = 3;
   cudaEvent_t begin, end;
   check(cudaEventCreate(&begin), "cudaEventCreate");
   check(cudaEventCreate(&end), "cudaEventCreate");
@@ -245,14 +240,14 @@ void CublasLt::tune(const GemmCall& call, std::span<const void* const> weights, 
   std::vector<Candidate> candidates = suggestions(plan, call, alignment_of(call));
   for (Candidate& candidate : candidates) {
     plan.algo = candidate.algo;
-    run_with(runs - 1);  // its code may have to be loaded
+    run(plan, call, stream);  // its code may have to be loaded
     check(cudaEventRecord(begin, stream), "cudaEventRecord");
-    for (int i = 0; i < runs; ++i) run_with(i);
+    for (int i = 0; i < kRuns; ++i) run(plan, call, stream);
     check(cudaEventRecord(end, stream), "cudaEventRecord");
     check(cudaEventSynchronize(end), "timing a product");
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
-    candidate.microseconds = milliseconds * 1000 / static_cast<float>(runs);
+    candidate.microseconds = milliseconds * 1000 / kRuns;
     if (!best || candidate.microseconds < best->microseconds) best = &candidate;
   }
   check(cudaEventDestroy(begin), "cudaEventDestroy");

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <map>
-#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -56,9 +55,8 @@ class CublasLt {
 
   /// Times the library's suggestions for this product (its operands' contents do not matter, y is overwritten) and
   /// keeps the fastest for it and for m that are nearer to its m than to another tuned one. Only at load; does nothing
-  /// where choices must not depend on time. `weights` take turns as w, so that few tokens find none in the L2 cache, as
-  /// in a step; call.w alone where there are none.
-  void tune(const GemmCall& call, std::span<const void* const> weights, cudaStream_t stream);
+  /// where choices must not depend on time.
+  void tune(const GemmCall& call, cudaStream_t stream);
 
  private:
   struct Api;

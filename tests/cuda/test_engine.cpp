@@ -17,13 +17,14 @@ using namespace imp::test;
 namespace {
 
 Engine on_device(const Overrides& overrides = {}, const std::string& name = "tiny-llama",
-                 const std::string& device = "cuda", const std::string& force_sampling = "") {
+                 const std::string& device = "cuda", const std::string& force_sampling = "",
+                 uint64_t budget = uint64_t{512} << 20) {
   Config config;
   for (const auto& [key, value] : overrides) config.set(key, value);
   return Engine({.model_path = tiny_model(name),
                  .device = device,
                  .num_threads = 1,
-                 .memory_budget_bytes = uint64_t{512} << 20,
+                 .memory_budget_bytes = budget,
                  .force_isa = {},
                  .force_linear = {},
                  .force_sampling = force_sampling},
@@ -249,15 +250,16 @@ TEST_CASE("a device that does not exist is named") {
   }
 }
 
-TEST_CASE("runtime.prefill_graph: the second prompt of a length is recorded, the third replayed, with the same text") {
+TEST_CASE("runtime.prefill_graph: a length is recorded when it comes by for the 16th time, with the same text") {
   for (const std::string name : kModels) {
     CAPTURE(name);
     Engine graphs = on_device({}, name), eager = on_device({{"runtime.prefill_graph", "false"}}, name);
-    for (int seed = 1; seed <= 4; ++seed) {
-      const Completion found = complete(graphs, prompt_of(37, seed), greedy(8));
-      CHECK(found == complete(eager, prompt_of(37, seed), greedy(8)));
-      CHECK(of_graphs(graphs, "prefill_captures") == (seed >= 2));
-      CHECK(of_graphs(graphs, "prefill_replays") == seed - 1);
+    for (int time = 1; time <= 18; ++time) {
+      const int tokens = time <= 2 || time >= 15 ? 8 : 1;
+      const Completion found = complete(graphs, prompt_of(37, time), greedy(tokens));
+      CHECK(found == complete(eager, prompt_of(37, time), greedy(tokens)));
+      CHECK(of_graphs(graphs, "prefill_captures") == (time >= 16));
+      CHECK(of_graphs(graphs, "prefill_replays") == std::max(0, time - 15));
     }
     complete(graphs, prompt_of(38), greedy(2));
     CHECK(of_graphs(graphs, "prefill_captures") == 1);
@@ -265,17 +267,59 @@ TEST_CASE("runtime.prefill_graph: the second prompt of a length is recorded, the
     CHECK(of_graphs(eager, "prefill_replays") == 0);
   }
   Engine never = on_device(kEager);
-  for (int i = 0; i < 3; ++i) complete(never, prompt_of(37), greedy(2));
+  for (int i = 0; i < 17; ++i) complete(never, prompt_of(37), greedy(2));
   CHECK(of_graphs(never, "prefill_captures") == 0);
 }
 
-TEST_CASE("graphs of prefills are kept for the lengths used last") {
+TEST_CASE("graphs of prefills are kept for the 32 lengths used last") {
   Engine engine = on_device();
-  for (int round = 0; round < 2; ++round)
-    for (int length = 10; length < 50; ++length) complete(engine, prompt_of(length), greedy(1));
-  CHECK(of_graphs(engine, "prefill_captures") == 0);  // each was forgotten before it came by again
-  for (int i = 0; i < 3; ++i) complete(engine, prompt_of(49), greedy(1));
-  CHECK(of_graphs(engine, "prefill_captures") == 1);
+  for (int round = 1; round <= 16; ++round)
+    for (int length = 10; length <= 42; ++length) complete(engine, prompt_of(length), greedy(1));
+  CHECK(of_graphs(engine, "prefill_captures") == 33);
+  CHECK(of_graphs(engine, "prefill_replays") == 33);
+  complete(engine, prompt_of(42), greedy(1));
+  CHECK(of_graphs(engine, "prefill_replays") == 34);
+  for (int i = 0; i < 15; ++i) complete(engine, prompt_of(10), greedy(1));  // its graph made room, and it starts again
+  CHECK(of_graphs(engine, "prefill_captures") == 33);
+  CHECK(of_graphs(engine, "prefill_replays") == 34);
+  complete(engine, prompt_of(10), greedy(1));
+  CHECK(of_graphs(engine, "prefill_captures") == 34);
+}
+
+TEST_CASE("bf16 copies of weights: kept where the budget has room, used by prompts, with the same text") {
+  for (const std::string name : {"tiny-llama-q8_0", "tiny-qwen3-q4_k", "tiny-qwen2"}) {
+    CAPTURE(name);
+    const Overrides fixed = {{"runtime.deterministic_gemm", "true"}};  // the same algorithms in both
+    Engine roomy = on_device(fixed, name);
+    const double bytes = report_number(roomy.report_json(), {"mem", "bf16_prefill_copies"});
+    CHECK(bytes > 0);
+    const std::string explained = roomy.explain_json({200});
+    CHECK(report_number(explained, {"memory_plan", "prefill_copy_bytes"}) == bytes);
+    CHECK(contains(explained, "cublaslt_bf16"));
+    // One byte less than all of it: the pool stays, the copies do not.
+    const double needed = report_number(explained, {"memory_plan", "total_bytes"});
+    Engine tight = on_device(fixed, name, "cuda", "", static_cast<uint64_t>(needed) - 1);
+    const std::string without = tight.explain_json({200});
+    CHECK(report_number(tight.report_json(), {"mem", "bf16_prefill_copies"}) == -1);
+    CHECK(report_number(without, {"memory_plan", "kv_bytes"}) ==
+          report_number(explained, {"memory_plan", "kv_bytes"}));
+    CHECK(contains(without, "no bf16 copies of weights for prompts"));
+
+    const auto expanded = [](const Engine& engine) {
+      return report_number(engine.report_json(), {"launches", "dequantize_bf16"});
+    };
+    const double at_load = expanded(roomy), at_load_without = expanded(tight);
+    const Completion with_copies = complete(roomy, prompt_of(200), greedy(8));
+    CHECK(expanded(roomy) == at_load);
+    CHECK(complete(tight, prompt_of(200), greedy(8)) == with_copies);
+    CHECK(expanded(tight) > at_load_without);
+  }
+  // Weights in bf16 are read where they are; fp8 and sums in f16 have no use for copies.
+  for (const Overrides& overrides :
+       {Overrides{{"attention.fp8_prefill", "always"}}, Overrides{{"gemm.cublas_fp16_acc", "on"}}}) {
+    Engine engine = on_device(overrides, "tiny-llama-q8_0");
+    CHECK(report_number(engine.report_json(), {"mem", "bf16_prefill_copies"}) == -1);
+  }
 }
 
 TEST_CASE("attention.fp8_prefill: a copy of the weights, products in fp8 for long prompts, and off unless asked for") {
