@@ -122,7 +122,9 @@ int main(int argc, char** argv) {
       model.push_back({add(shape->q, h), add(shape->kv, h), add(shape->kv, h), add(h, shape->q), add(shape->inner, h),
                        add(shape->inner, h), add(h, shape->inner)});
       if (!with_copies) continue;
-      const auto allocate = [&](uint64_t size) { return copied.emplace_back(device_alloc(static_cast<int64_t>(size))); };
+      const auto allocate = [&](uint64_t size) {
+        return copied.emplace_back(device_alloc(static_cast<int64_t>(size)));
+      };
       const Layer& l = model.back();
       const std::vector<WeightView> linears[] = {{l.q, l.k, l.v}, {l.o}, {l.gate, l.up}, {l.down}};
       for (const std::vector<WeightView>& linear : linears) copies.add(linear, allocate, context.launch);
@@ -141,8 +143,7 @@ int main(int argc, char** argv) {
           int64_t width = 0;  // q, k and v lie side by side
           for (auto& [w, to] : outs) width += gated ? 0 : w.rows;
           for (auto& [w, to] : outs)
-            outputs.push_back(
-                {w, nullptr, {to, gated ? between : DType::f32, m, w.rows, gated ? w.rows : width}});
+            outputs.push_back({w, nullptr, {to, gated ? between : DType::f32, m, w.rows, gated ? w.rows : width}});
           LinearArgs args = {.x = {in, accumulate ? between : DType::f32, m, k, k}, .outputs = outputs};
           args.norm_weight = normed ? norm : nullptr, args.norm_epsilon = 1e-6f;
           args.accumulate = accumulate, args.gated = gated;

@@ -12,9 +12,9 @@ namespace imp {
 struct MemoryQuery {
   uint64_t device_free_bytes = 0;
   uint64_t device_total_bytes = 0;
-  uint64_t budget_bytes = 0;     // asked for by the user; 0: three quarters of what is free, the weights included
-  uint64_t weight_bytes = 0;     // as the device holds them
-  uint64_t workspace_bytes = 0;  // activations of one step, and what the backend's ops need besides
+  uint64_t budget_bytes = 0;        // asked for by the user; 0: three quarters of what is free, the weights included
+  uint64_t weight_bytes = 0;        // as the device holds them
+  uint64_t workspace_bytes = 0;     // activations of one step, and what the backend's ops need besides
   uint64_t prefill_copy_bytes = 0;  // of copies that would make prompts faster; 0: the backend has no use for any
   int32_t vocab_size = 0;
   KvLayout kv;

@@ -57,7 +57,7 @@ struct StepLimits {
   int64_t max_tokens = 0;
   int64_t max_sequences = 0;
   int64_t max_logit_rows = 0;
-  int64_t vocab_size = 0;  // where tokens are drawn
+  int64_t vocab_size = 0;       // where tokens are drawn
   bool prefill_copies = false;  // those of Backend::prefill_copy_bytes() are to be kept
 };
 

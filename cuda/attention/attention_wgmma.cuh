@@ -348,10 +348,8 @@ __device__ __forceinline__ void compute(const AttentionParams& p, WgmmaWorkList<
       turns.pass();
       wgmma_wait<1>();
       keep_in_place(state.s);
+      release(barriers.empty_k[stage]);  // S, which was started first, is done with them
       state.softmax(p, first_of(t), positions, whole(t));
-      // Never negative; but the arrival, which stays before the wait, now needs the exponentials, which the assembler
-      // would move behind it else. NaNs pass, too.
-      if (!(state.sum[0] + state.sum[1] < 0)) release(barriers.empty_k[stage]);
       wgmma_wait<0>();
       keep_in_place(state.o);
       release(barriers.empty_v[before]);

@@ -61,10 +61,9 @@ const char* reject_bf16_gemm(const LinearProblem& p) {
 
 void launch_bf16_gemm(const LinearContext& context, const LinearArgs& args) {
   const void* x = inputs_as_bf16(context, args);
-  run_prefill_products(
-      context, args,
-      {.joins = [&](const LinearOutput& a, const LinearOutput& b) { return adjacent(context, a, b); },
-       .multiply = [&](const PrefillProduct& product) { multiply(context, x, product); }});
+  run_prefill_products(context, args,
+                       {.joins = [&](const LinearOutput& a, const LinearOutput& b) { return adjacent(context, a, b); },
+                        .multiply = [&](const PrefillProduct& product) { multiply(context, x, product); }});
 }
 
 }  // namespace imp::cuda

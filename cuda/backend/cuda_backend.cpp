@@ -205,10 +205,10 @@ class CudaBackend final : public Backend {
   void copy_kv_block(const KvLayerView& cache, int from, int to) override;
 
   std::vector<Verdict> explain_linear(const LinearQuery& query) const override {
-    return linear_table().explain({query.role, query.format, query.m, query.n, query.k, launch_.max_shared_bytes,
-                                   linear_.switches,
-                                   /*mixed=*/false, /*bf16_activations=*/false, /*fp8=*/linear_.fp8 != nullptr,
-                                   /*bf16_copy=*/linear_.bf16 && !Bf16Weights::reject(query.role, query.format, query.k)});
+    return linear_table().explain(
+        {query.role, query.format, query.m, query.n, query.k, launch_.max_shared_bytes, linear_.switches,
+         /*mixed=*/false, /*bf16_activations=*/false, /*fp8=*/linear_.fp8 != nullptr,
+         /*bf16_copy=*/linear_.bf16 && !Bf16Weights::reject(query.role, query.format, query.k)});
   }
   std::vector<Verdict> explain_attention(const AttentionQuery& query) const override {
     return cuda::explain_attention(attention_, query);

@@ -34,8 +34,8 @@ struct LinearContext {
   int64_t weight_elements;
   void* gate_up;  // of a gated linear before its activation: [tokens, 2 * intermediate], bf16 or fp32
   int64_t gate_up_bytes;
-  float* x_scales = nullptr;        // [max_tokens]
-  const Fp8Weights* fp8 = nullptr;  // where attention.fp8_prefill asks for them
+  float* x_scales = nullptr;          // [max_tokens]
+  const Fp8Weights* fp8 = nullptr;    // where attention.fp8_prefill asks for them
   const Bf16Weights* bf16 = nullptr;  // where the memory plan has room for copies
   ImmaScratch imma = {};
 };

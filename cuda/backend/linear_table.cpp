@@ -83,10 +83,12 @@ const char* reject_gemm_imma(const LinearProblem& p) {
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.k % 32 != 0) return "k is not a multiple of 32";
   if (p.m < kImmaFewestTokens) return "fewer than 3 tokens";
-  if (p.bf16_copy && p.m >= kBf16CopyTokens) return "products of a bf16 copy are faster from 33 tokens on";
-  if (p.bf16_copy && p.m > kImmaCheapTokens && !imma_is_cheap(p.format))
-    return "products of a bf16 copy are faster from 17 tokens on, but for Q8_0 and Q4_K";
   const bool asked_for = p.format == WeightFormat::q4_k && p.switches.q4k_imma_prefill;
+  if (p.bf16_copy && !asked_for) {
+    if (p.m >= kBf16CopyTokens) return "products of a bf16 copy are faster from 33 tokens on";
+    if (p.m > kImmaCheapTokens && !imma_is_cheap(p.format))
+      return "products of a bf16 copy are faster from 17 tokens on, but for Q8_0 and Q4_K";
+  }
   if (p.m > kImmaMostTokens && !asked_for) return "more than 128 tokens";
   const bool cheap = p.k >= kImmaLongRow && p.format == WeightFormat::q8_0;
   if (p.m > kImmaSmallTokens && !cheap && !asked_for) return "more than 64 tokens, and not Q8_0 with k of 4096 or more";

@@ -6,7 +6,7 @@
 
 #include "backend/dequant_gemm.h"
 #include "backend/prefill_linear.h"
-#include "formats/model_file.h"
+#include "exec/backend.h"
 #include "linear/dequantize.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -124,8 +124,7 @@ void PrefillWeights::tune(const LinearContext& context, int64_t m) const {
         call.n = std::min(linear.rows, dequant_slice_rows(context, linear.rows, linear.cols));
       // Timed on the weights' own numbers: products of zeros take less power, and less time.
       const WeightView& weight = linear.weights[0];
-      if (!copied)
-        dequantize_bf16(weight, 0, std::min(weight.rows, call.n), context.weight_bf16, context.launch);
+      if (!copied) dequantize_bf16(weight, 0, std::min(weight.rows, call.n), context.weight_bf16, context.launch);
       dequantize_bf16(weight, 0, std::min(weight.rows, m), context.x_bf16, context.launch);
     }
     context.cublaslt->tune(call, context.launch.stream);

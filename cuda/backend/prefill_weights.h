@@ -8,7 +8,7 @@
 namespace imp {
 struct ModelSpec;
 struct ModelTensors;
-}
+}  // namespace imp
 
 namespace imp::cuda {
 

@@ -1,9 +1,12 @@
 #include <doctest/doctest.h>
 
 #include "backend/device_facts.h"
+#include "backend/prefill_weights.h"
 #include "core/error.h"
 #include "engine/memory_plan.h"
 #include "exec/backend.h"
+#include "formats/model_file.h"
+#include "model/weights.h"
 #include "runtime/check.h"
 
 // What is said where no device can be used. Runs on every machine.
@@ -137,6 +140,53 @@ TEST_CASE("too little memory on a device: what it needs, what is there, and a bu
   CHECK(plan.max_seq_len >= 128);
   CHECK(plan.max_seq_len < 40960);
   CHECK(plan.table().find("max_seq_len reduced: ") != std::string::npos);
+}
+
+TEST_CASE("bf16 copies of an 8B model: on cards for servers, not on small ones, and never from the KV pool") {
+  const TensorInfo q{.name = "q", .format = WeightFormat::q8_0, .shape = {4096, 4096}, .data = {}},
+      kv{.name = "kv", .format = WeightFormat::q8_0, .shape = {1024, 4096}, .data = {}},
+      gate{.name = "gate", .format = WeightFormat::q4_k, .shape = {12288, 4096}, .data = {}},
+      down{.name = "down", .format = WeightFormat::q6_k, .shape = {4096, 12288}, .data = {}},
+      half{.name = "o", .format = WeightFormat::bf16, .shape = {4096, 4096}, .data = {}};
+  ModelTensors tensors;
+  tensors.layers.resize(36);
+  for (ModelTensors::ByRole& layer : tensors.layers) {
+    const auto set = [&](WeightRole role, const TensorInfo& tensor) { layer[static_cast<size_t>(role)] = &tensor; };
+    set(WeightRole::q_proj, q), set(WeightRole::k_proj, kv), set(WeightRole::v_proj, kv), set(WeightRole::o_proj, q);
+    set(WeightRole::gate_proj, gate), set(WeightRole::up_proj, gate), set(WeightRole::down_proj, down);
+  }
+  const uint64_t bytes = PrefillWeights::bf16_bytes(tensors);
+  CHECK(bytes == uint64_t{36} * 2 * 4096 * (4096 + 1024 + 1024 + 4096 + 3 * 12288));
+  ModelTensors without_o = tensors;
+  for (auto& layer : without_o.layers) layer[static_cast<size_t>(WeightRole::o_proj)] = &half;
+  CHECK(PrefillWeights::bf16_bytes(without_o) == bytes - uint64_t{36} * 2 * 4096 * 4096);
+  without_o.scales.emplace_back(&q, 0.5f);
+  CHECK(PrefillWeights::bf16_bytes(without_o) == 0);
+
+  const auto plan = [&](uint64_t gigabytes, uint64_t copies) {
+    const uint64_t total = gigabytes << 30;
+    return plan_memory({.device_free_bytes = total - (uint64_t{1} << 29),
+                        .device_total_bytes = total,
+                        .budget_bytes = 0,
+                        .weight_bytes = uint64_t{8} << 30,
+                        .workspace_bytes = uint64_t{1} << 30,
+                        .prefill_copy_bytes = copies,
+                        .vocab_size = 151936,
+                        .kv = {.layers = std::vector<KvLayerShape>(36, {8, 128})},
+                        .model_context = 40960,
+                        .max_seq_len = 0,
+                        .max_batch_size = 4,
+                        .max_step_tokens = 4096});
+  };
+  for (const auto& [gigabytes, kept] : {std::pair<uint64_t, bool>{140, true}, {80, true}, {48, false}, {24, false}}) {
+    CAPTURE(gigabytes);
+    const MemoryPlan with = plan(gigabytes, bytes), without = plan(gigabytes, 0);
+    CHECK((with.prefill_copy_bytes == bytes) == kept);
+    CHECK((with.prefill_copy_bytes == 0) == !kept);
+    CHECK(with.no_copies.empty() == kept);
+    CHECK(with.num_blocks == without.num_blocks);
+    CHECK(with.max_seq_len == without.max_seq_len);
+  }
 }
 
 TEST_CASE("without a driver there are no devices to list, and nothing to measure") {
