@@ -1,8 +1,8 @@
 // The linears of a step of a few to some hundred tokens of a dense model, layer after layer in one CUDA graph,
 // attention left out: every candidate of the table, and every tile of gemm_imma.
 //   gemm_small_cuda SHAPE FORMATS TOKENS WHAT [OPS]
-//     SHAPE    8b, 1b or 0.6b          FORMATS  q8_0,q4_k,...          TOKENS   1,2,4,...
-//     WHAT     gemv_dp4a,gemm_imma,dequant_gemm_bf16,tile0,..., or from copies cublaslt_bf16, and
+//     SHAPE    8b, 1b or 0.6b          FORMATS  Q8_0,Q4_K,...          TOKENS   1,2,4,...
+//     WHAT     gemv_dp4a,gemm_imma,gemm_hmma,gemm_wgmma,dequant_gemm_bf16,tile0,..., or from copies cublaslt_bf16, and
 //              cublaslt_bf16+narrow with bf16 between the ops
 //     OPS      letters of the linears to run: q(kv), o, g(ate and up), d(own); GB/s are of the whole layer
 // Prints us a layer, GB/s of packed weights, TFLOP/s.
@@ -65,7 +65,9 @@ int main(int argc, char** argv) {
   context.launch.num_sms = prop.multiProcessorCount;
   context.launch.max_shared_bytes = static_cast<int>(prop.sharedMemPerBlockOptin);
   context.launch.pdl = prop.major >= 9;
-  constexpr int64_t kMaxTokens = 512, kLibraryBytes = int64_t{64} << 20;
+  context.capability = 10 * prop.major + prop.minor;
+  context.switches.q4k_hmma = true;
+  constexpr int64_t kMaxTokens = 1024, kLibraryBytes = int64_t{64} << 20;
   const int64_t max_cols = 12288;
   CublasLt library;
   library.open(device_alloc(kLibraryBytes), kLibraryBytes, {});
@@ -96,9 +98,9 @@ int main(int argc, char** argv) {
   for (const Shape& s : kShapes)
     if (s.name == std::string(argv[1])) shape = &s;
   for (const std::string& name : split(argv[2])) {
-    WeightFormat format = WeightFormat::q8_0;
-    for (const FormatInfo& f : all_formats())
-      if (f.name == name) format = f.format;
+    const auto known = std::ranges::find(all_formats(), name, &FormatInfo::name);
+    if (known == all_formats().end()) return std::fprintf(stderr, "no format %s\n", name.c_str()), 2;
+    const WeightFormat format = known->format;
     const PackedLayout layout = packed_layout_of(format);
     std::vector<Layer> model;
     Bf16Weights copies;

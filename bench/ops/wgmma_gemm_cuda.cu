@@ -113,7 +113,7 @@ int main(int argc, char** argv) {
   auto* y = static_cast<float*>(device_alloc(max_tokens * max_rows * 4));
   auto* expected = static_cast<float*>(device_alloc(max_tokens * max_rows * 4));
   void* scratch = device_alloc(max_rows * max_cols * 2);
-  auto* partial = static_cast<float*>(device_alloc(wgmma_partial_floats(context.num_sms) * 4));
+  auto* partial = static_cast<float*>(device_alloc(fused_partial_floats(context.num_sms) * 4));
   auto* flags = static_cast<int32_t*>(device_alloc(context.num_sms * 4));
   check(cudaMemset(flags, 0, context.num_sms * 4), "memset");
   std::printf("%s; TFLOP/s (us)\n%-5s %12s %5s | %13s | %13s | %13s | %13s | %13s | distance 128, 256\n", prop.name, "",
@@ -147,7 +147,7 @@ int main(int argc, char** argv) {
           multiply(y);
         }));
         auto wgmma = [&](const WeightView& w, int tile, bool gated) {
-          WgmmaArgs args = {};
+          FusedGemmArgs args = {};
           args.x = x, args.x_stride = k, args.tokens = m;
           args.num_outputs = gated ? 2 : 1;
           const PackedView view = packed_view(w);

@@ -59,7 +59,7 @@ class CudaBackend final : public Backend {
     launch_.num_sms = properties_.multiProcessorCount;
     launch_.max_shared_bytes = static_cast<int>(properties_.sharedMemPerBlockOptin);
     launch_.launches = &launches_;
-    attention_.capability = 10 * properties_.major + properties_.minor;
+    attention_.capability = linear_.capability = 10 * properties_.major + properties_.minor;
     launch_.pdl_launches = &pdl_launches_;
     launch_.max_cluster = decode_max_cluster(device);
     if (options.settings) {
@@ -71,7 +71,8 @@ class CudaBackend final : public Backend {
                           .no_mmvq_q8_0 = settings.gemm.no_mmvq_q8_0,
                           .f16_sums = settings.gemm.cublas_fp16_acc == "on",
                           .q8_imma = settings.gemm.q8_imma_enabled,
-                          .q4k_imma_prefill = settings.gemm.q4k_imma_prefill};
+                          .q4k_imma_prefill = settings.gemm.q4k_imma_prefill,
+                          .q4k_hmma = settings.gemm.q4k_hmma_enabled};
       attention_.switches = attention_switches(settings);
       if (graphs_.enabled() && settings.runtime.prefill_graph)
         prefill_graphs_ = PrefillGraphs(
@@ -205,10 +206,17 @@ class CudaBackend final : public Backend {
   void copy_kv_block(const KvLayerView& cache, int from, int to) override;
 
   std::vector<Verdict> explain_linear(const LinearQuery& query) const override {
-    return linear_table().explain(
-        {query.role, query.format, query.m, query.n, query.k, launch_.max_shared_bytes, linear_.switches,
-         /*mixed=*/false, /*bf16_activations=*/false, /*fp8=*/linear_.fp8 != nullptr,
-         /*bf16_copy=*/linear_.bf16 && !Bf16Weights::reject(query.role, query.format, query.k)});
+    return linear_table().explain({.role = query.role,
+                                   .format = query.format,
+                                   .m = query.m,
+                                   .n = query.n,
+                                   .k = query.k,
+                                   .max_shared_bytes = launch_.max_shared_bytes,
+                                   .switches = linear_.switches,
+                                   .fp8 = linear_.fp8 != nullptr,
+                                   .bf16_copy = linear_.bf16 && !Bf16Weights::reject(query.role, query.format, query.k),
+                                   .capability = linear_.capability,
+                                   .gated = query.role == LinearRole::gate_up});
   }
   std::vector<Verdict> explain_attention(const AttentionQuery& query) const override {
     return cuda::explain_attention(attention_, query);

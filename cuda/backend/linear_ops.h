@@ -19,6 +19,7 @@ struct LinearSwitches {
   bool f16_sums = false;  // gemm.cublas_fp16_acc is on
   bool q8_imma = true;
   bool q4k_imma_prefill = false;
+  bool q4k_hmma = false;
 };
 
 class Bf16Weights;
@@ -38,6 +39,7 @@ struct LinearContext {
   const Fp8Weights* fp8 = nullptr;    // where attention.fp8_prefill asks for them
   const Bf16Weights* bf16 = nullptr;  // where the memory plan has room for copies
   ImmaScratch imma = {};
+  int capability = 0;  // of the device: 10 * major + minor
 };
 
 struct LinearProblem {
@@ -51,6 +53,8 @@ struct LinearProblem {
   bool fp8 = false;               // there are copies of the weights in e4m3
   bool bf16_copy = false;         // of every weight of this linear
   bool scaled = false;            // a weight has a scale of its own besides those of its blocks
+  int capability = 0;             // of the device
+  bool gated = false;             // gate and up
 };
 
 using LinearLaunch = void (*)(const LinearContext&, const LinearArgs&);

@@ -4,6 +4,7 @@
 #include "backend/dequant_gemm.h"
 #include "backend/f16_gemm.h"
 #include "backend/fp8_gemm.h"
+#include "backend/fused_linear.h"
 #include "backend/linear_ops.h"
 #include "linear/gemv.h"
 
@@ -93,6 +94,8 @@ const char* reject_gemm_imma(const LinearProblem& p) {
   const bool cheap = p.k >= kImmaLongRow && p.format == WeightFormat::q8_0;
   if (p.m > kImmaSmallTokens && !cheap && !asked_for) return "more than 64 tokens, and not Q8_0 with k of 4096 or more";
   if (p.m > kImmaMaxTokens) return "more than 256 tokens";
+  if (p.m >= kHmmaFewestTokens && p.format == WeightFormat::q4_k && p.switches.q4k_hmma && !asked_for)
+    return "gemm.q4k_hmma_enabled is set";
   if (p.m >= kImmaPrefillTokens && p.format == WeightFormat::q8_0 && !p.switches.q8_imma)
     return "gemm.q8_imma_enabled is off";
   if (p.switches.no_mmvq) return "gemm.no_mmvq is set";
@@ -107,11 +110,13 @@ void launch_gemm_imma(const LinearContext& context, const LinearArgs& args) {
 
 constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
     {"gemm_imma", reject_gemm_imma, launch_gemm_imma},
+    {"gemm_hmma", reject_gemm_hmma, launch_gemm_hmma},
     {"gemv_dp4a", reject_gemv_dp4a, launch_gemv_dp4a},
     {"gemv_rows", reject_gemv_rows, launch_gemv_rows},
     {"cublaslt_fp8", reject_fp8_gemm, launch_fp8_gemm},
     {"cublaslt_bf16", reject_bf16_gemm, launch_bf16_gemm},
     {"dequant_gemm_f16", reject_f16_gemm, launch_f16_gemm},
+    {"gemm_wgmma", reject_gemm_wgmma, launch_gemm_wgmma},
     {"dequant_gemm_bf16", reject_dequant_gemm, launch_dequant_gemm},
 };
 constexpr KernelTable<LinearProblem, LinearLaunch> kLinearTable{"linear", kLinear};
@@ -140,7 +145,9 @@ LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, c
           .bf16_activations = args.x.dtype == DType::bf16 || args.outputs[0].y.dtype == DType::bf16,
           .fp8 = context.fp8 != nullptr,
           .bf16_copy = has_copies(context, args),
-          .scaled = std::ranges::any_of(args.outputs, [](const LinearOutput& o) { return o.weight.scale != 1; })};
+          .scaled = std::ranges::any_of(args.outputs, [](const LinearOutput& o) { return o.weight.scale != 1; }),
+          .capability = context.capability,
+          .gated = args.gated};
 }
 
 }  // namespace
@@ -162,7 +169,7 @@ void run_linear(const LinearContext& context, const LinearArgs& args, std::strin
   };
   const LinearLaunch launch = launch_of(args.outputs[0]);
   const bool takes_all = launch == launch_dequant_gemm || launch == launch_bf16_gemm || launch == launch_f16_gemm ||
-                         launch == launch_fp8_gemm ||
+                         launch == launch_fp8_gemm || launch == launch_gemm_wgmma ||
                          (launch == launch_gemv_dp4a && std::ranges::all_of(args.outputs, mixes));
   if (takes_all && std::ranges::all_of(args.outputs, [&](const LinearOutput& o) { return launch_of(o) == launch; }))
     return launch(context, args);

@@ -6,17 +6,17 @@
 //   producers: 2 warpgroups expand the tile's 128 x 64 weights to bf16 with ordinary stores, from registers loaded some
 //              steps ahead; one thread has the copy engine bring the tokens' part of x;
 //   consumers: 2 warpgroups of 64 rows: wgmma m64 x 128 x k16, W as A, x as B, both from shared memory.
-// W is A so that the small side (tokens) can be 128 or 256 and the rows of W stay with the thread that finishes them:
-// row r and r + 8 of a warp's 16 are in one thread, so neighbouring rows of y (or a gate and its up) are put there.
+// W is A so that the small side (tokens) can be 128 or 256 and the rows of W stay with the thread that finishes them
+// (fused_gemm_tile.cuh).
 //
 // Tiles that do not fill a last wave are cut along k (stream-k): every block gets the same number of steps; a block
 // that does not hold a tile's first step leaves its sums in scratch, and the one that does adds them in order of k.
 //
 // Bytes: W packed once per kTokens tokens (through L2), x once per 128 rows (through L2), y once.
-#include "device/activation.cuh"
 #include "device/pdl.cuh"
 #include "device/tma.cuh"
 #include "device/wgmma.cuh"
+#include "linear/fused_gemm_tile.cuh"
 #include "linear/gemm_wgmma_codecs.cuh"
 #include "linear/gemm_wgmma_kernels.h"
 
@@ -44,16 +44,6 @@ struct RingPosition {
   }
 };
 
-struct TileRows {
-  int output, first;  // of that output; gated: of both
-};
-__device__ __forceinline__ TileRows tile_rows(const WgmmaParams& p, int row_tile) {
-  if (p.gated) return {0, row_tile * 64};
-  int output = 0;
-  while (output + 1 < p.num_outputs && row_tile >= p.first_row_tile[output + 1]) ++output;
-  return {output, (row_tile - p.first_row_tile[output]) * 128};
-}
-
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 __device__ __forceinline__ void store_shared(uint32_t address, uint4 v) {
@@ -62,27 +52,26 @@ __device__ __forceinline__ void store_shared(uint32_t address, uint4 v) {
 }
 
 template <class Codec, int kTokens>
-__device__ __forceinline__ void wgmma_produce(const WgmmaParams& p, const CUtensorMap& x, uint8_t* ring, uint64_t* full,
-                                              uint64_t* empty) {
+__device__ __forceinline__ void wgmma_produce(const FusedGemmParams& p, const CUtensorMap& x, uint8_t* ring,
+                                              uint64_t* full, uint64_t* empty) {
   using Tile = WgmmaTile<kTokens>;
   constexpr int kDepth = Codec::kInFlight;
-  const int thread = static_cast<int>(threadIdx.x), row = thread / 2, half = row % 16 / 8;
+  const int thread = static_cast<int>(threadIdx.x), row = thread / 2;
   uint32_t place[4];  // of the thread's chunks in the first stage
 #pragma unroll
   for (int i = 0; i < 4; ++i) place[i] = shared_address(ring) + row * 128 + ((thread % 2 * 4 + i) ^ (row % 8)) * 16;
 
   // The cursor of loads runs kDepth steps before that of stores.
-  WgmmaWork::Cursor cursor(p.work, static_cast<int>(blockIdx.x));
-  WgmmaItem item;
+  TileWork::Cursor cursor(p.work, static_cast<int>(blockIdx.x));
+  TileItem item;
   bool more = cursor.next(p.work, item);
   int k = 0, token_tile = 0;
   typename Codec::Row source;
   auto start_item = [&] {
-    const WgmmaPlace at = p.work.place(item.tile);
-    const TileRows rows = tile_rows(p, at.row_tile);
-    const PackedView& weight = p.outputs[p.gated ? half : rows.output].weight;
-    const int n = rows.first + (p.gated ? row / 16 * 8 + row % 8 : row / 16 * 16 + row % 8 * 2 + half);
-    source.set(weight, min(n, weight.rows - 1), p.blocks_per_row);
+    const TilePlace at = p.work.place(item.tile);
+    const TileRow of = tile_row(p, tile_rows<Tile::kRows>(p, at.row_tile), row);
+    const PackedView& weight = p.outputs[of.output].weight;
+    source.set(weight, min(of.n, weight.rows - 1), p.blocks_per_row);
     token_tile = at.token_tile;
     k = item.begin;
   };
@@ -138,109 +127,8 @@ __device__ __forceinline__ void wgmma_produce(const WgmmaParams& p, const CUtens
   }
 }
 
-__device__ __forceinline__ void store_pair(float* y, float low, float high, bool aligned, bool both) {
-  if (aligned && both) {
-    *reinterpret_cast<float2*>(y) = {low, high};
-  } else {
-    y[0] = low;
-    if (both) y[1] = high;
-  }
-}
-__device__ __forceinline__ void store_pair(__nv_bfloat16* y, float low, float high, bool aligned, bool both) {
-  if (aligned && both) {
-    *reinterpret_cast<uint32_t*>(y) = pack_bf16(low, high);
-  } else {
-    y[0] = __float2bfloat16(low);
-    if (both) y[1] = __float2bfloat16(high);
-  }
-}
-__device__ __forceinline__ void store_one(float* y, float value) { *y = value; }
-__device__ __forceinline__ void store_one(__nv_bfloat16* y, float value) { *y = __float2bfloat16(value); }
-
-template <class Out, bool kAccumulate, int kTokens>
-__device__ __forceinline__ void store_rows(const WgmmaParams& p, const WgmmaOutput& output,
-                                           const float (&d)[kTokens / 2], int n, int first_token) {
-  if (n >= output.weight.rows) return;
-  const bool both = n + 1 < output.weight.rows;
-  const float bias[2] = {output.bias ? output.bias[n] : 0, output.bias && both ? output.bias[n + 1] : 0};
-  Out* y = static_cast<Out*>(output.y) + first_token * output.y_stride + n;
-  const int left = p.tokens - first_token;
-  constexpr int kBatch = 4;  // loads of the residual in flight: 8 tokens
-#pragma unroll
-  for (int j = 0; j < kTokens / 8; j += kBatch) {
-    float before[kBatch * 2][2] = {};
-    if constexpr (kAccumulate) {
-#pragma unroll
-      for (int i = 0; i < kBatch * 2; ++i) {
-        const int token = (j + i / 2) * 8 + i % 2;
-        const Out* from = y + token * output.y_stride;
-        if (token < left) before[i][0] = from[0], before[i][1] = both ? from[1] : 0;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch * 2; ++i) {
-      const int token = (j + i / 2) * 8 + i % 2, at = (j + i / 2) * 4 + i % 2;
-      if (token < left)
-        store_pair(y + token * output.y_stride, d[at] * output.scale + bias[0] + before[i][0],
-                   d[at + 2] * output.scale + bias[1] + before[i][1], p.aligned_pairs, both);
-    }
-  }
-}
-
-template <class Out, int kTokens>
-__device__ __forceinline__ void store_gated(const WgmmaParams& p, const float (&d)[kTokens / 2], int n,
-                                            int first_token) {
-  const WgmmaOutput &gate = p.outputs[0], &up = p.outputs[1];
-  if (n >= gate.weight.rows) return;
-  const float gate_bias = gate.bias ? gate.bias[n] : 0, up_bias = up.bias ? up.bias[n] : 0;
-  Out* y = static_cast<Out*>(gate.y) + first_token * gate.y_stride + n;
-  const int left = p.tokens - first_token;
-#pragma unroll
-  for (int j = 0; j < kTokens / 8; ++j) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int token = j * 8 + i;
-      if (token < left)
-        store_one(y + token * gate.y_stride, activate_device(p.activation, d[j * 4 + i] * gate.scale + gate_bias) *
-                                                 (d[j * 4 + 2 + i] * up.scale + up_bias));
-    }
-  }
-}
-
-/// Sums of a part of a tile that does not begin it: left for the block that has the beginning.
 template <int kTokens>
-__device__ __forceinline__ void leave_partial(const WgmmaParams& p, const float (&d)[kTokens / 2], int thread) {
-  constexpr int kConsumers = WgmmaTile<kTokens>::kConsumers;
-  auto* to =
-      reinterpret_cast<float4*>(p.partial) + static_cast<int64_t>(blockIdx.x) * (kTokens / 8) * kConsumers + thread;
-#pragma unroll
-  for (int i = 0; i < kTokens / 8; ++i)
-    __stcg(to + i * kConsumers, make_float4(d[i * 4], d[i * 4 + 1], d[i * 4 + 2], d[i * 4 + 3]));
-  __threadfence();
-  named_barrier_sync(1, kConsumers);
-  if (thread == 0) asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(p.flags + blockIdx.x) : "memory");
-}
-
-template <int kTokens>
-__device__ __forceinline__ void add_partial(const WgmmaParams& p, float (&d)[kTokens / 2], int block, int thread) {
-  constexpr int kConsumers = WgmmaTile<kTokens>::kConsumers;
-  if (thread == 0) {
-    int32_t ready = 0;
-    while (!ready) asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(ready) : "l"(p.flags + block) : "memory");
-    p.flags[block] = 0;  // for the next launch
-  }
-  named_barrier_sync(1, kConsumers);
-  const auto* from =
-      reinterpret_cast<const float4*>(p.partial) + static_cast<int64_t>(block) * (kTokens / 8) * kConsumers + thread;
-#pragma unroll
-  for (int i = 0; i < kTokens / 8; ++i) {
-    const float4 part = __ldcg(from + i * kConsumers);
-    d[i * 4] += part.x, d[i * 4 + 1] += part.y, d[i * 4 + 2] += part.z, d[i * 4 + 3] += part.w;
-  }
-}
-
-template <int kTokens>
-__device__ __forceinline__ void wgmma_consume(const WgmmaParams& p, const uint8_t* ring, uint64_t* full,
+__device__ __forceinline__ void wgmma_consume(const FusedGemmParams& p, const uint8_t* ring, uint64_t* full,
                                               uint64_t* empty) {
   using Tile = WgmmaTile<kTokens>;
   const int thread = static_cast<int>(threadIdx.x) - Tile::kProducers, lane = thread % 32;
@@ -248,8 +136,8 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaParams& p, const uint8_
   const uint64_t tokens = wgmma_descriptor(shared_address(ring) + Tile::kWeightBytes);
   pdl_wait();  // y and the scratch are written below
   RingPosition<Tile::kStages> at;
-  WgmmaWork::Cursor cursor(p.work, static_cast<int>(blockIdx.x));
-  WgmmaItem item;
+  TileWork::Cursor cursor(p.work, static_cast<int>(blockIdx.x));
+  TileItem item;
   float d[kTokens / 2];
   while (cursor.next(p.work, item)) {
     int previous = -1;
@@ -278,34 +166,9 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaParams& p, const uint8_
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) asm volatile("" : "+f"(d[i])::"memory");
     if (lane == 0) mbarrier_arrive(&empty[previous]);
-    if (item.begin > 0) {
-      leave_partial<kTokens>(p, d, thread);
-      continue;
-    }
-    for (int done = item.end, block = static_cast<int>(blockIdx.x) + 1; done < p.work.k_steps; ++block) {
-      const int reached = p.work.covered(item.tile, block);
-      if (reached > done) add_partial<kTokens>(p, d, block, thread);  // else the block has nothing to do
-      done = reached;
-    }
-    const WgmmaPlace place = p.work.place(item.tile);
-    const TileRows rows = tile_rows(p, place.row_tile);
-    const int first_token = place.token_tile * kTokens + lane % 4 * 2;
-    if (p.gated) {
-      const int n = rows.first + thread / 32 * 8 + lane / 4;
-      if (p.bf16_out)
-        store_gated<__nv_bfloat16, kTokens>(p, d, n, first_token);
-      else
-        store_gated<float, kTokens>(p, d, n, first_token);
-      continue;
-    }
-    const int n = rows.first + thread / 32 * 16 + lane / 4 * 2;
-    const WgmmaOutput& output = p.outputs[rows.output];
-    if (p.accumulate)
-      store_rows<float, true, kTokens>(p, output, d, n, first_token);
-    else if (p.bf16_out)
-      store_rows<__nv_bfloat16, false, kTokens>(p, output, d, n, first_token);
-    else
-      store_rows<float, false, kTokens>(p, output, d, n, first_token);
+    if (!gather_sums(p, d, item, thread)) continue;
+    const TilePlace place = p.work.place(item.tile);
+    store_fragments<kTokens>(p, d, tile_rows<Tile::kRows>(p, place.row_tile), thread / 32 * 16, place.token_tile);
   }
 }
 
@@ -313,7 +176,7 @@ __device__ __forceinline__ void wgmma_consume(const WgmmaParams& p, const uint8_
 
 template <class Codec, int kTokens>
 __global__ __launch_bounds__(WgmmaTile<kTokens>::kThreads,
-                             1) void gemm_wgmma_kernel(const __grid_constant__ WgmmaParams p,
+                             1) void gemm_wgmma_kernel(const __grid_constant__ FusedGemmParams p,
                                                        const __grid_constant__ CUtensorMap x) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using Tile = WgmmaTile<kTokens>;

@@ -1,8 +1,8 @@
 #pragma once
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include "device/load.cuh"
+#include "device/mma.cuh"
 #include "linear/packed_weight.h"
 
 namespace imp::cuda {
@@ -21,11 +21,6 @@ __device__ __forceinline__ float byte_above_32768(uint32_t v) {
 template <int i>
 __device__ __forceinline__ float byte_above_128(uint32_t v) {
   return __uint_as_float(__byte_perm(v, 0x43000000u, 0x7044 + i * 256));
-}
-
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 /// Where the codes of a block are, for layouts with 2 chunks of 16 bytes a block.

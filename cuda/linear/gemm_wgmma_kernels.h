@@ -1,26 +1,12 @@
 #pragma once
 #include <cuda.h>
 
-#include "linear/gemm_wgmma.h"
-#include "linear/gemm_wgmma_work.h"
+#include "linear/fused_gemm.h"
 
 namespace imp::cuda {
 
-/// What the kernels of gemm_wgmma.cuh take.
-struct WgmmaParams {
-  WgmmaOutput outputs[3];
-  WgmmaWork work;
-  int first_row_tile[3];  // of each output
-  int num_outputs;
-  int tokens, blocks_per_row;
-  bool accumulate, gated, bf16_out, aligned_pairs;
-  Activation activation;
-  float* partial;
-  int32_t* flags;
-};
-
 struct WgmmaInstance {
-  void (*kernel)(WgmmaParams, CUtensorMap);
+  void (*kernel)(FusedGemmParams, CUtensorMap);
   int threads, shared_bytes;
 };
 

@@ -438,6 +438,32 @@ TEST_CASE("gemm.q4k_imma_prefill: long prompts of Q4_K models go through the int
   CHECK(launched(on, 150) > 0);
 }
 
+TEST_CASE(
+    "gemm.q4k_hmma_enabled: prompts of Q4_K models expand weights on the way to the tensor cores or they do not") {
+  const Overrides on = {{"gemm.q4k_hmma_enabled", "true"}},
+                  both = {{"gemm.q4k_hmma_enabled", "true"}, {"gemm.q4k_imma_prefill", "true"}};
+  const auto launched = [](const Overrides& overrides, int tokens, const std::string& model) {
+    Engine engine = on_device(overrides, model);
+    complete(engine, prompt_of(tokens), greedy(1));
+    return std::pair(launches_of(engine, "gemm_hmma_q4k") > 0, launches_of(engine, "gemm_imma") > 0);
+  };
+  const std::string q4_k = "tiny-qwen3-q4_k";
+  CHECK(launched({}, 150, q4_k) == std::pair(false, false));
+  CHECK(launched(on, 150, q4_k) == std::pair(true, false));
+  CHECK(launched(on, 32, q4_k).first);
+  CHECK(!launched(on, 31, q4_k).first);
+  CHECK(launched(both, 150, q4_k) == std::pair(false, true));
+  CHECK(!launched(on, 150, "tiny-llama-q8_0").first);
+
+  Engine plain = on_device({}, q4_k), fused = on_device(on, q4_k);
+  const std::vector<float> a = fused.logits(prompt_of(150), false), b = plain.logits(prompt_of(150), false);
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) error += std::pow(double{a[i]} - b[i], 2), norm += std::pow(double{b[i]}, 2);
+  CHECK(std::sqrt(error / norm) < 1e-2);  // what is kept in bf16 in between differs
+  CHECK(contains(fused.report_json(), "gemm_hmma"));
+  CHECK(contains(fused.explain_json({150}), "gemm_hmma"));
+}
+
 TEST_CASE("gemm.no_mmvq keeps batches away from the integer tensor cores") {
   for (const char* key : {"gemm.no_mmvq", "gemm.no_mmvq_q8_0"}) {
     CAPTURE(key);

@@ -28,7 +28,8 @@ enum class Arithmetic { exact, int8, bf16 };
 
 Arithmetic arithmetic_of(std::string_view candidate) {
   if (candidate == "gemv_dp4a" || candidate == "gemm_imma") return Arithmetic::int8;
-  return candidate == "dequant_gemm_bf16" ? Arithmetic::bf16 : Arithmetic::exact;
+  const bool bf16 = candidate == "dequant_gemm_bf16" || candidate == "gemm_hmma" || candidate == "gemm_wgmma";
+  return bf16 ? Arithmetic::bf16 : Arithmetic::exact;
 }
 
 /// fp32 sums of k products err by less than 1e-5 of sum |w h|; formats with a minimum subtract two larger sums.
@@ -79,7 +80,8 @@ struct Workspace {
                      .partial = imma_partial.data(),
                      .partial_bytes = 4 << 20,
                      .counters = imma_counters.data(),
-                     .num_counters = 64}};
+                     .num_counters = 64},
+            .capability = device.capability};
   }
 };
 
@@ -280,10 +282,20 @@ std::string run_and_check(Workspace& workspace, Call& call, std::string_view can
   return call.check(y, std::vector<Arithmetic>(outputs, arithmetic_of(candidate)));
 }
 
+LinearProblem problem_on(const Workspace& workspace, WeightFormat format, int64_t m, int64_t n, int64_t k) {
+  return {.role = LinearRole::qkv,
+          .format = format,
+          .m = m,
+          .n = n,
+          .k = k,
+          .max_shared_bytes = workspace.device.max_shared_bytes,
+          .switches = {},
+          .capability = workspace.device.capability};
+}
+
 bool can_run(const Workspace& workspace, std::string_view name, const Operand& w, int64_t m) {
-  const int64_t max_shared = workspace.device.max_shared_bytes;
   const WeightView& v = w.host.view;
-  for (const Verdict& verdict : linear_table().explain({LinearRole::qkv, v.format, m, v.rows, v.cols, max_shared, {}}))
+  for (const Verdict& verdict : linear_table().explain(problem_on(workspace, v.format, m, v.rows, v.cols)))
     if (verdict.name == name) return !verdict.reason;
   return false;
 }
@@ -291,10 +303,8 @@ bool can_run(const Workspace& workspace, std::string_view name, const Operand& w
 constexpr int64_t kTokens[] = {1, 2, 3, 5, 8, 9, 16, 40, 130};
 
 /// The arithmetic of the candidate that the table takes.
-Arithmetic chosen_arithmetic(const Workspace& workspace, WeightFormat format, int64_t m, int64_t n, int64_t k,
-                             bool mixed = false) {
-  for (const Verdict& verdict :
-       linear_table().explain({LinearRole::qkv, format, m, n, k, workspace.device.max_shared_bytes, {}, mixed}))
+Arithmetic chosen_arithmetic(const Workspace& workspace, WeightFormat format, int64_t m, int64_t n, int64_t k) {
+  for (const Verdict& verdict : linear_table().explain(problem_on(workspace, format, m, n, k)))
     if (verdict.chosen) return arithmetic_of(verdict.name);
   return Arithmetic::exact;
 }
@@ -328,9 +338,12 @@ TEST_CASE("every candidate of every format computes the product at every number 
       }
     }
     CAPTURE(format.name);
-    CHECK(ran == (format.block_elements == 1
-                      ? std::set<std::string_view>{"gemv_rows", "dequant_gemm_bf16"}
-                      : std::set<std::string_view>{"gemv_dp4a", "gemm_imma", "dequant_gemm_bf16"}));
+    std::set<std::string_view> expected = {"gemv_rows", "dequant_gemm_bf16"};
+    if (format.block_elements > 1) {
+      expected = {"gemv_dp4a", "gemm_imma", "dequant_gemm_bf16"};
+      if (workspace.device.capability == 90) expected.insert("gemm_wgmma");
+    }
+    CHECK(ran == expected);
   }
 }
 
@@ -553,6 +566,7 @@ struct Prefill {
   bool bias = false, gated = false, accumulate = false;
   const Fp8Weights* with_copies = nullptr;
   bool f16_sums = false;
+  LinearSwitches switches = {};
   std::string_view candidate = "dequant_gemm_bf16";
   const Bf16Weights* bf16_copies = nullptr;
 
@@ -580,6 +594,7 @@ struct Prefill {
     LinearContext context = workspace.context(true);
     context.fp8 = with_copies;
     context.bf16 = bf16_copies;
+    context.switches = switches;
     context.switches.f16_sums = f16_sums;
     run_linear(
         context,
@@ -1055,4 +1070,116 @@ TEST_CASE("which tokens gemm_imma takes, and which keys it heeds") {
   CHECK(reason(F::q4_k, 8, {.no_dp4a_gemv = true}) == "gemm.no_dp4a_gemv is set");
   CHECK(reason(F::q4_k, 9, {.no_dp4a_gemv = true}) == "");
   CHECK(reason(F::q4_k, 9, {.no_dp4a_lm = true}, LinearRole::lm_head) == "gemm.no_dp4a_lm is set");
+}
+
+TEST_CASE("gemm_wgmma: three outputs in several formats, gated and bf16, beside expanding first") {
+  Random random(17);
+  Workspace workspace;
+  if (workspace.device.capability != 90) return;
+  const auto& with = workspace.device.context();
+  const int64_t m = 70, k = 512;
+  const auto [wide, narrow] = bf16_values(random, m, k);
+  const DeviceArray<float> x(wide);
+  const DeviceArray<uint16_t> x_bf16(narrow);
+  using F = WeightFormat;
+  for (const auto& [fq, fk, fv] :
+       {std::tuple{F::q4_k, F::q4_k, F::q6_k}, {F::q8_0, F::q8_0, F::q8_0}, {F::q6_k, F::q5_0, F::q4_1}}) {
+    const Operand wq(fq, 264, k, random, with), wk(fk, 64, k, random, with), wv(fv, 67, k, random, with);
+    for (bool accumulate : {false, true}) {
+      Prefill prefill{
+          .workspace = workspace, .weights = {&wq, &wk, &wv}, .m = m, .bias = true, .accumulate = accumulate};
+      const std::vector<float> expected = prefill.run(x.data(), DType::f32, DType::f32);
+      prefill.candidate = "gemm_wgmma";
+      CHECK(distance(prefill.run(x_bf16.data(), DType::bf16, DType::f32), expected) < 1e-5);
+      CHECK(same_bits(prefill.run(x.data(), DType::f32, DType::f32),
+                      prefill.run(x_bf16.data(), DType::bf16, DType::f32)));
+    }
+  }
+  const Operand gate(F::q4_k, 136, k, random, with), up(F::q4_k, 136, k, random, with);
+  Prefill gated{.workspace = workspace, .weights = {&gate, &up}, .m = m, .gated = true, .candidate = "gemm_wgmma"};
+  std::vector<float> rounded = gated.run(x.data(), DType::f32, DType::f32);
+  for (float& y : rounded) y = bf16_to_f32(f32_to_bf16(y));
+  CHECK(same_bits(gated.run(x_bf16.data(), DType::bf16, DType::bf16), rounded));
+}
+
+TEST_CASE("gemm.q4k_hmma_enabled: the numbers of expanding to bf16 first, at any number of tokens") {
+  Random random(18);
+  Workspace workspace;
+  const auto& with = workspace.device.context();
+  const int64_t k = 768, n = 328;
+  const Operand q(WeightFormat::q4_k, n, k, random, with), up(WeightFormat::q4_k, n, k, random, with),
+      v(WeightFormat::q6_k, 67, k, random, with);
+  LinearSwitches on;
+  on.q4k_hmma = true;
+  for (int64_t m : {32, 33, 64, 100, 160, 257}) {
+    const DeviceArray<float> x(bf16_values(random, m, k).first);
+    for (const auto& weights : {std::vector<const Operand*>{&q}, {&q, &up}, {&q, &up, &v}}) {
+      for (bool gated : {false, true}) {
+        if (gated && weights.size() != 2) continue;
+        Prefill prefill{.workspace = workspace, .weights = weights, .m = m, .bias = true, .gated = gated};
+        const std::vector<float> expected = prefill.run(x.data(), DType::f32, DType::f32);
+        prefill.switches = on, prefill.candidate = {};
+        workspace.device.launches.clear();
+        const std::vector<float> found = prefill.run(x.data(), DType::f32, DType::f32);
+        CAPTURE(m);
+        CAPTURE(weights.size());
+        CAPTURE(gated);
+        CHECK(workspace.device.launches["gemm_hmma_q4k"] == 1);
+        // The activation's operands are rounded to bf16 on the other way, as v's are not expanded on this one.
+        if (!gated && weights.size() < 3) CHECK(distance(found, expected) < 1e-5);
+        CHECK(distance(found, expected) < (gated ? 5e-3 : weights.size() == 3 ? 2e-2 : 1e-3));
+      }
+    }
+  }
+}
+
+TEST_CASE("which products gemm_hmma and gemm_wgmma take, and why not others") {
+  using F = WeightFormat;
+  const auto verdict = [](std::string_view name, const LinearProblem& problem) -> std::string {
+    for (const Verdict& v : linear_table().explain(problem))
+      if (v.name == name) return v.chosen ? "chosen" : v.reason ? v.reason : "";
+    return "not in the table";
+  };
+  LinearProblem p = {.role = LinearRole::qkv,
+                     .format = F::q4_k,
+                     .m = 512,
+                     .n = 4096,
+                     .k = 4096,
+                     .max_shared_bytes = 99 << 10,
+                     .switches = {},
+                     .capability = 120};
+  CHECK(verdict("gemm_hmma", p) == "gemm.q4k_hmma_enabled is off");
+  p.switches.q4k_hmma = true;
+  for (int capability : {80, 90, 120}) {
+    p.capability = capability;
+    CHECK(verdict("gemm_hmma", p) == "chosen");
+  }
+  p.m = 32;
+  CHECK(verdict("gemm_hmma", p) == "chosen");
+  CHECK(verdict("gemm_imma", p) == "gemm.q4k_hmma_enabled is set");
+  p.m = 31;
+  CHECK(verdict("gemm_hmma", p) == "fewer than 32 tokens");
+  CHECK(verdict("gemm_imma", p) == "chosen");
+  p.m = 256, p.switches.q4k_imma_prefill = true;  // asked for both: integers win where they can
+  CHECK(verdict("gemm_imma", p) == "chosen");
+  CHECK(verdict("gemm_hmma", p) == "");
+  p.m = 257;
+  CHECK(verdict("gemm_hmma", p) == "chosen");
+  p.switches.q4k_imma_prefill = false;
+  for (F format : {F::q8_0, F::q6_k, F::q5_k, F::bf16}) {
+    p.format = format;
+    CHECK(verdict("gemm_hmma", p) == "weight is not Q4_K");
+  }
+  p.format = F::q4_k;
+  p.mixed = true;
+  CHECK(verdict("gemm_hmma", p) == "gate and up are stored in different formats");
+  CHECK(verdict("gemm_wgmma", p) == "wgmma exists on sm_90 alone");
+  p.capability = 90;
+  CHECK(verdict("gemm_wgmma", p) == "gate and up are stored in different formats");
+  p.mixed = false, p.max_shared_bytes = 64 << 10;
+  CHECK(verdict("gemm_hmma", p) == "tiles do not fit into shared memory");
+  p.capability = 75;
+  CHECK(verdict("gemm_hmma", p) == "bf16 tensor cores exist from sm_80 on");
+  p.format = F::f16, p.capability = 90;
+  CHECK(verdict("gemm_wgmma", p) == "this layout has no wgmma kernel");
 }

@@ -7,6 +7,7 @@
 
 #include "core/half.h"
 #include "core/text.h"
+#include "linear/gemm_hmma.h"
 #include "linear/gemm_wgmma.h"
 #include "reference/reference.h"
 #include "support/cuda_device.h"
@@ -22,7 +23,8 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 struct Options {
   bool bias = false, accumulate = false, gated = false, bf16_out = false, share = true, pdl = false;
   int tile_tokens = 256;
-  int blocks = 0;  // 0: all multiprocessors; few of them make a small problem one of many waves
+  bool hmma = false;  // the kernel for Q4_K
+  int blocks = 0;     // 0: all multiprocessors; few of them make a small problem one of many waves
   int odd_stride = 1;
   float scale = 1;
   Activation activation = Activation::silu;
@@ -39,7 +41,7 @@ struct Operand {
 /// Scratch that a launch must leave as the next one needs it.
 struct Scratch {
   TestDevice device;
-  DeviceArray<float> partial{std::vector<float>(wgmma_partial_floats(device.num_sms), kNan)};
+  DeviceArray<float> partial{std::vector<float>(fused_partial_floats(device.num_sms), kNan)};
   DeviceArray<int32_t> flags{std::vector<int32_t>(device.num_sms, 0)};
 };
 
@@ -84,7 +86,7 @@ std::string run_and_check(Scratch& scratch, std::vector<const Operand*> weights,
   std::vector<Products> products;
   for (const Operand* w : weights) products.push_back(products_of(x, w->host, tokens));
 
-  WgmmaArgs args = {};
+  FusedGemmArgs args = {};
   args.x = device_x.data(), args.x_stride = k, args.tokens = static_cast<int>(tokens);
   args.accumulate = options.accumulate, args.gated = options.gated, args.bf16_out = options.bf16_out;
   args.activation = options.activation;
@@ -106,7 +108,9 @@ std::string run_and_check(Scratch& scratch, std::vector<const Operand*> weights,
   LaunchContext context = scratch.device.context(options.pdl);
   if (options.blocks) context.num_sms = options.blocks;
   const auto layout = static_cast<PackedLayout>(weights[0]->device.view().layout);
-  for (int i = 0; i < repeats; ++i) gemm_wgmma(layout, args, context, options.tile_tokens);
+  for (int i = 0; i < repeats; ++i)
+    options.hmma ? gemm_hmma_q4k(args, context, options.tile_tokens)
+                 : gemm_wgmma(layout, args, context, options.tile_tokens);
 
   for (size_t i = 0; i < weights.size(); ++i) {
     const int64_t n = weights[i]->host.view.rows, stride = args.outputs[i].y_stride;
@@ -151,7 +155,7 @@ constexpr WeightFormat kFormats[] = {WeightFormat::q8_0, WeightFormat::q4_k, Wei
 
 }  // namespace
 
-TEST_CASE("every codec, both tiles, odd sizes, on many and on few blocks") {
+TEST_CASE("gemm_wgmma: every codec, both tiles, odd sizes, on many and on few blocks") {
   if (TestDevice().capability != 90) return;
   Random random(1);
   Scratch scratch;
@@ -175,7 +179,7 @@ TEST_CASE("every codec, both tiles, odd sizes, on many and on few blocks") {
   }
 }
 
-TEST_CASE("a long k is cut over many blocks, again and again on one scratch") {
+TEST_CASE("gemm_wgmma: a long k is cut over many blocks, again and again on one scratch") {
   if (TestDevice().capability != 90) return;
   Random random(2);
   Scratch scratch;
@@ -186,7 +190,7 @@ TEST_CASE("a long k is cut over many blocks, again and again on one scratch") {
         CHECK(run_and_check(scratch, {&w}, 70, {.pdl = pdl, .tile_tokens = tile, .blocks = blocks}, random, 3) == "");
 }
 
-TEST_CASE("bias, residual, scale, gated, bf16 out") {
+TEST_CASE("gemm_wgmma: bias, residual, scale, gated, bf16 out") {
   if (TestDevice().capability != 90) return;
   Random random(3);
   Scratch scratch;
@@ -218,7 +222,7 @@ TEST_CASE("bias, residual, scale, gated, bf16 out") {
   }
 }
 
-TEST_CASE("three outputs of one launch") {
+TEST_CASE("gemm_wgmma: three outputs of one launch") {
   if (TestDevice().capability != 90) return;
   Random random(4);
   Scratch scratch;
@@ -229,7 +233,7 @@ TEST_CASE("three outputs of one launch") {
     CHECK(run_and_check(scratch, {&q, &k, &v}, 300, {.bias = true, .blocks = blocks}, random) == "");
 }
 
-TEST_CASE("a NaN in one token stays with it") {
+TEST_CASE("gemm_wgmma: a NaN in one token stays with it") {
   if (TestDevice().capability != 90) return;
   Random random(5);
   Scratch scratch;
@@ -239,7 +243,7 @@ TEST_CASE("a NaN in one token stays with it") {
   x[77 * k + 300] = 0x7fc0;
   const DeviceArray<uint16_t> device_x(x);
   const DeviceArray<float> y(std::vector<float>(tokens * n, 0));
-  WgmmaArgs args = {};
+  FusedGemmArgs args = {};
   args.x = device_x.data(), args.x_stride = k, args.tokens = tokens;
   args.outputs[0] = {packed_view(w.device.view()), nullptr, y.data(), n, 1.0f};
   args.num_outputs = 1;
@@ -248,4 +252,68 @@ TEST_CASE("a NaN in one token stays with it") {
   int64_t wrong = 0;
   for (int64_t i = 0; i < tokens * n; ++i) wrong += std::isfinite(found[i]) == (i / n == 77);
   CHECK(wrong == 0);
+}
+
+constexpr int kHmmaTiles[] = {32, 64, 128};
+
+TEST_CASE("gemm_hmma: odd sizes, all tiles, on many and on few blocks") {
+  if (TestDevice().capability < 80) return;
+  Random random(11);
+  Scratch scratch;
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1, 256}, {37, 768}, {300, 1280}, {515, 256}}) {
+    const Operand w(WeightFormat::q4_k, n, k, random, scratch.device.context());
+    for (int64_t tokens : {1, 8, 31, 65, 200, 300})
+      for (int tile : kHmmaTiles)
+        for (int blocks : {0, 5, 2}) {
+          CAPTURE(n);
+          CAPTURE(tokens);
+          CAPTURE(tile);
+          CAPTURE(blocks);
+          CHECK(run_and_check(scratch, {&w}, tokens, {.tile_tokens = tile, .hmma = true, .blocks = blocks}, random) ==
+                "");
+        }
+  }
+}
+
+TEST_CASE("gemm_hmma: a long k is cut over many blocks, again and again on one scratch") {
+  if (TestDevice().capability < 80) return;
+  Random random(12);
+  Scratch scratch;
+  const Operand w(WeightFormat::q4_k, 130, 12288, random, scratch.device.context());
+  for (bool pdl : {false, true})
+    for (int blocks : {0, 3, 7, 61})
+      for (int tile : kHmmaTiles)
+        CHECK(run_and_check(scratch, {&w}, 70, {.pdl = pdl, .tile_tokens = tile, .hmma = true, .blocks = blocks},
+                            random, 3) == "");
+}
+
+TEST_CASE("gemm_hmma: bias, residual, scale, gated, bf16 out, three outputs") {
+  if (TestDevice().capability < 80) return;
+  Random random(13);
+  Scratch scratch;
+  const auto& with = scratch.device.context();
+  const Operand a(WeightFormat::q4_k, 203, 768, random, with), b(WeightFormat::q4_k, 203, 768, random, with),
+      c(WeightFormat::q4_k, 517, 768, random, with);
+  for (int tile : kHmmaTiles)
+    for (const Options& o :
+         {Options{.bias = true}, Options{.accumulate = true, .odd_stride = 0},
+          Options{.accumulate = true, .share = false}, Options{.bf16_out = true, .odd_stride = 0},
+          Options{.bf16_out = true, .scale = 0.37f}, Options{.gated = true},
+          Options{.bias = true, .gated = true, .bf16_out = true, .scale = 0.37f, .activation = Activation::gelu_tanh},
+          Options{.bias = true, .accumulate = true, .pdl = true, .scale = 1.5f}}) {
+      Options options = o;
+      options.tile_tokens = tile, options.hmma = true;
+      for (int blocks : {0, 3}) {
+        options.blocks = blocks;
+        CAPTURE(tile);
+        CAPTURE(blocks);
+        CAPTURE(o.bias);
+        CAPTURE(o.accumulate);
+        CAPTURE(o.gated);
+        CAPTURE(o.bf16_out);
+        CHECK(run_and_check(scratch, o.gated ? std::vector{&a, &b} : std::vector<const Operand*>{&a}, 150, options,
+                            random) == "");
+        if (!o.gated) CHECK(run_and_check(scratch, {&a, &c, &b}, 150, options, random) == "");
+      }
+    }
 }

@@ -10,16 +10,16 @@
 namespace imp::cuda {
 
 /// Steps [begin, end) of a tile's k.
-struct WgmmaItem {
+struct TileItem {
   int tile = 0, begin = 0, end = 0;
 };
-struct WgmmaPlace {
+struct TilePlace {
   int row_tile, token_tile;
 };
 
 /// Which block does which steps of which tiles. The first shared_tiles tiles are one long row of steps, cut into equal
 /// ranges, one a block; the others are dealt out whole, a wave at a time. Plain numbers, so that hosts test it.
-struct WgmmaWork {
+struct TileWork {
   int row_tiles, token_tiles, k_steps;
   int num_blocks;
   int shared_tiles;
@@ -28,7 +28,7 @@ struct WgmmaWork {
 
   IMP_HOST_DEVICE int tiles() const { return row_tiles * token_tiles; }
 
-  IMP_HOST_DEVICE WgmmaPlace place(int tile) const {
+  IMP_HOST_DEVICE TilePlace place(int tile) const {
     const int group = tile / (kRowGroup * token_tiles), within = tile - group * kRowGroup * token_tiles;
     const int rows = row_tiles - group * kRowGroup < kRowGroup ? row_tiles - group * kRowGroup : kRowGroup;
     return {group * kRowGroup + within % rows, within / rows};
@@ -56,11 +56,11 @@ struct WgmmaWork {
   struct Cursor {
     int at, end;  // in the row of steps
     int whole;    // the next tile that is its own
-    IMP_HOST_DEVICE Cursor(const WgmmaWork& work, int block)
+    IMP_HOST_DEVICE Cursor(const TileWork& work, int block)
         : at(static_cast<int>(work.cut(block))),
           end(static_cast<int>(work.cut(block + 1))),
           whole(work.shared_tiles + block) {}
-    IMP_HOST_DEVICE bool next(const WgmmaWork& work, WgmmaItem& item) {
+    IMP_HOST_DEVICE bool next(const TileWork& work, TileItem& item) {
       if (at < end) {
         item.tile = at / work.k_steps;
         item.begin = at - item.tile * work.k_steps;
@@ -76,7 +76,9 @@ struct WgmmaWork {
   };
 };
 
-/// The work of a product on `num_blocks` multiprocessors; may_share: there is scratch for tiles of several blocks.
-WgmmaWork plan_wgmma_work(int row_tiles, int token_tiles, int k_steps, int num_blocks, bool may_share);
+/// The work of a product on `num_blocks` multiprocessors. may_share: there is scratch for tiles of several blocks;
+/// adding up what one left costs as much as `share_steps` steps.
+TileWork plan_tile_work(int row_tiles, int token_tiles, int k_steps, int num_blocks, bool may_share,
+                        int share_steps = 8);
 
 }  // namespace imp::cuda

@@ -3,7 +3,7 @@
 #include <map>
 #include <vector>
 
-#include "linear/gemm_wgmma_work.h"
+#include "linear/tile_work.h"
 
 using namespace imp::cuda;
 
@@ -13,7 +13,7 @@ TEST_CASE("every step of every tile is done once, by blocks in order of k") {
       for (int k_steps : {1, 2, 33, 64, 192})
         for (int blocks : {1, 5, 132})
           for (bool may_share : {false, true}) {
-            const WgmmaWork work = plan_wgmma_work(row_tiles, token_tiles, k_steps, blocks, may_share);
+            const TileWork work = plan_tile_work(row_tiles, token_tiles, k_steps, blocks, may_share);
             CAPTURE(row_tiles);
             CAPTURE(token_tiles);
             CAPTURE(k_steps);
@@ -24,8 +24,8 @@ TEST_CASE("every step of every tile is done once, by blocks in order of k") {
             int64_t longest = 0;
             CHECK(work.num_blocks <= blocks);
             for (int block = 0; block < work.num_blocks; ++block) {
-              WgmmaWork::Cursor cursor(work, block);
-              WgmmaItem item;
+              TileWork::Cursor cursor(work, block);
+              TileItem item;
               int64_t steps = 0;
               bool first = true;
               while (cursor.next(work, item)) {
@@ -44,8 +44,8 @@ TEST_CASE("every step of every tile is done once, by blocks in order of k") {
             for (int done : reached) CHECK(done == k_steps);
             // A tile's first block adds up exactly the parts that others left.
             for (int block = 0; block < work.num_blocks; ++block) {
-              WgmmaWork::Cursor cursor(work, block);
-              WgmmaItem item;
+              TileWork::Cursor cursor(work, block);
+              TileItem item;
               while (cursor.next(work, item)) {
                 if (item.begin > 0) continue;
                 for (int done = item.end, other = block + 1; done < k_steps; ++other) {
@@ -65,10 +65,10 @@ TEST_CASE("every step of every tile is done once, by blocks in order of k") {
 TEST_CASE("a tile has one place") {
   for (int row_tiles : {1, 7, 8, 9, 48})
     for (int token_tiles : {1, 3, 16}) {
-      const WgmmaWork work = plan_wgmma_work(row_tiles, token_tiles, 4, 132, false);
+      const TileWork work = plan_tile_work(row_tiles, token_tiles, 4, 132, false);
       std::map<std::pair<int, int>, int> seen;
       for (int tile = 0; tile < work.tiles(); ++tile) {
-        const WgmmaPlace place = work.place(tile);
+        const TilePlace place = work.place(tile);
         CHECK((place.row_tile >= 0 && place.row_tile < row_tiles));
         CHECK((place.token_tile >= 0 && place.token_tile < token_tiles));
         CHECK(++seen[{place.row_tile, place.token_tile}] == 1);
