@@ -8,8 +8,9 @@ namespace imp::cuda {
 namespace {
 
 /// Beyond, expanding the weights once for all tokens and multiplying with cuBLASLt is faster (docs/performance.md).
-/// Gate and up save the activation's pass over memory besides.
-constexpr int64_t kWgmmaMostTokens = 256, kWgmmaMostTokensGated = 768;
+/// Gate and up save the activation's pass over memory besides; kGroups reads more than 1.5 bytes a weight for each
+/// tile.
+constexpr int64_t kWgmmaMostTokens = 256, kWgmmaMostTokensGated = 512, kWgmmaMostTokensGroups = 192;
 
 FusedGemmArgs fused_args(const LinearContext& context, const LinearArgs& args, const void* x,
                          std::span<const LinearOutput> outputs) {
@@ -45,7 +46,7 @@ const char* reject_gemm_hmma(const LinearProblem& p) {
 }
 
 void launch_gemm_hmma(const LinearContext& context, const LinearArgs& args) {
-  gemm_hmma_q4k(fused_args(context, args, inputs_as_bf16(context, args), args.outputs), context.launch);
+  gemm_hmma_q4k(fused_args(context, args, prefill_inputs_as_bf16(context, args), args.outputs), context.launch);
 }
 
 const char* reject_gemm_wgmma(const LinearProblem& p) {
@@ -53,13 +54,15 @@ const char* reject_gemm_wgmma(const LinearProblem& p) {
   if (const char* reason = wgmma_reject(packed_layout_of(p.format))) return reason;
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.k % 32 != 0) return "k is not a multiple of 32";
-  if (p.m > kWgmmaMostTokensGated) return "more than 768 tokens";
+  if (p.m > kWgmmaMostTokensGated) return "more than 512 tokens";
   if (p.m > kWgmmaMostTokens && !p.gated) return "more than 256 tokens, and not gate and up";
+  if (p.m > kWgmmaMostTokensGroups && packed_layout_of(p.format) == PackedLayout::kGroups)
+    return "more than 192 tokens in 12 bits a weight";
   return nullptr;
 }
 
 void launch_gemm_wgmma(const LinearContext& context, const LinearArgs& args) {
-  const void* x = inputs_as_bf16(context, args);
+  const void* x = prefill_inputs_as_bf16(context, args);
   const auto layout = [&](size_t i) { return static_cast<PackedLayout>(args.outputs[i].weight.layout); };
   for (size_t begin = 0, end; begin < args.outputs.size(); begin = end) {
     for (end = begin + 1; end < args.outputs.size() && layout(end) == layout(begin);) ++end;

@@ -94,6 +94,7 @@ const char* reject_gemm_imma(const LinearProblem& p) {
   const bool cheap = p.k >= kImmaLongRow && p.format == WeightFormat::q8_0;
   if (p.m > kImmaSmallTokens && !cheap && !asked_for) return "more than 64 tokens, and not Q8_0 with k of 4096 or more";
   if (p.m > kImmaMaxTokens) return "more than 256 tokens";
+  if (p.m > kImmaSmallTokens && !asked_for && p.capability == 90) return "more than 64 tokens, and gemm_wgmma exists";
   if (p.m >= kHmmaFewestTokens && p.format == WeightFormat::q4_k && p.switches.q4k_hmma && !asked_for)
     return "gemm.q4k_hmma_enabled is set";
   if (p.m >= kImmaPrefillTokens && p.format == WeightFormat::q8_0 && !p.switches.q8_imma)

@@ -1,0 +1,93 @@
+// Which kernel a linear gets on which device, and what is said of the others: decided without one.
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "backend/linear_ops.h"
+
+using namespace imp;
+using namespace imp::cuda;
+
+namespace {
+
+using F = WeightFormat;
+
+std::string verdict(std::string_view name, const LinearProblem& problem) {
+  for (const Verdict& v : linear_table().explain(problem))
+    if (v.name == name) return v.chosen ? "chosen" : v.reason ? v.reason : "could run";
+  return "not in the table";
+}
+
+LinearProblem problem(F format, int64_t m, int capability) {
+  return {.role = LinearRole::down,
+          .format = format,
+          .m = m,
+          .n = 4096,
+          .k = 12288,
+          .max_shared_bytes = 99 << 10,
+          .switches = {},
+          .capability = capability};
+}
+
+}  // namespace
+
+TEST_CASE("gemm_hmma: Q4_K where gemm.q4k_hmma_enabled is set, from 32 tokens on, after gemm.q4k_imma_prefill") {
+  for (int capability : {80, 90, 120}) {
+    LinearProblem p = problem(F::q4_k, 512, capability);
+    CHECK(verdict("gemm_hmma", p) == "gemm.q4k_hmma_enabled is off");
+    p.switches.q4k_hmma = true;
+    CHECK(verdict("gemm_hmma", p) == "chosen");
+    p.m = 32;
+    CHECK(verdict("gemm_hmma", p) == "chosen");
+    CHECK(verdict("gemm_imma", p) == "gemm.q4k_hmma_enabled is set");
+    p.m = 31;
+    CHECK(verdict("gemm_hmma", p) == "fewer than 32 tokens");
+    CHECK(verdict("gemm_imma", p) == "chosen");
+    p.m = 256, p.switches.q4k_imma_prefill = true;
+    CHECK(verdict("gemm_imma", p) == "chosen");
+    CHECK(verdict("gemm_hmma", p) == "could run");
+    p.m = 257;
+    CHECK(verdict("gemm_hmma", p) == "chosen");
+  }
+  LinearProblem p = problem(F::q4_k, 512, 120);
+  p.switches.q4k_hmma = true;
+  for (F format : {F::q8_0, F::q6_k, F::q5_k, F::bf16}) {
+    p.format = format;
+    CHECK(verdict("gemm_hmma", p) == "weight is not Q4_K");
+  }
+  p.format = F::q4_k, p.max_shared_bytes = 64 << 10;
+  CHECK(verdict("gemm_hmma", p) == "tiles do not fit into shared memory");
+  p.mixed = true;
+  CHECK(verdict("gemm_hmma", p) == "gate and up are stored in different formats");
+  p.mixed = false, p.capability = 75;
+  CHECK(verdict("gemm_hmma", p) == "bf16 tensor cores exist from sm_80 on");
+}
+
+TEST_CASE("gemm_wgmma: between the few tokens of integers and the many that pay for expanding first, on sm_90") {
+  for (F format : {F::q8_0, F::q4_k, F::q6_k}) {
+    LinearProblem p = problem(format, 64, 90);
+    CHECK(verdict("gemm_imma", p) == "chosen");
+    for (int64_t m : {65, 128, 256}) {
+      p.m = m;
+      CHECK(verdict("gemm_wgmma", p) == "chosen");
+    }
+    p.m = 257;
+    CHECK(verdict("gemm_wgmma", p) == "more than 256 tokens, and not gate and up");
+    CHECK(verdict("dequant_gemm_bf16", p) == "chosen");
+    p.m = 512, p.gated = true;
+    CHECK(verdict("gemm_wgmma", p) == "chosen");
+    p.m = 513;
+    CHECK(verdict("gemm_wgmma", p) == "more than 512 tokens");
+    p.m = 128, p.mixed = true;
+    CHECK(verdict("gemm_wgmma", p) == "gate and up are stored in different formats");
+    p.mixed = false, p.k = 4104;
+    CHECK(verdict("gemm_wgmma", p) == "k is not a multiple of 32");
+  }
+  CHECK(verdict("gemm_wgmma", problem(F::f16, 128, 90)) == "this layout has no wgmma kernel");
+  CHECK(verdict("gemm_wgmma", problem(F::q8_0, 128, 120)) == "wgmma exists on sm_90 alone");
+  CHECK(verdict("gemm_imma", problem(F::q8_0, 128, 120)) == "chosen");
+  CHECK(verdict("gemm_imma", problem(F::q8_0, 128, 90)) == "more than 64 tokens, and gemm_wgmma exists");
+  LinearProblem asked = problem(F::q4_k, 128, 90);
+  asked.switches.q4k_imma_prefill = true;
+  CHECK(verdict("gemm_imma", asked) == "chosen");
+}
