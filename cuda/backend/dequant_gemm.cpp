@@ -46,7 +46,7 @@ void multiply(const LinearContext& context, const void* x, const PrefillProduct&
 
 }  // namespace
 
-const void* prefill_inputs_as_bf16(const LinearContext& context, const LinearArgs& args) {
+const void* inputs_as_bf16(const LinearContext& context, const LinearArgs& args) {
   const bool as_it_is = args.x.dtype == DType::bf16 && !args.norm_weight && !args.row_indices &&
                         args.x.row_stride == args.x.cols && reinterpret_cast<uintptr_t>(args.x.data) % 16 == 0;
   if (as_it_is) return args.x.data;
@@ -71,7 +71,7 @@ const char* reject_dequant_gemm(const LinearProblem& p) {
 }
 
 void launch_dequant_gemm(const LinearContext& context, const LinearArgs& args) {
-  const void* x = prefill_inputs_as_bf16(context, args);
+  const void* x = inputs_as_bf16(context, args);
   run_prefill_products(
       context, args,
       {.joins = [](const LinearOutput& a, const LinearOutput& b) { return !is_bf16(a) && !is_bf16(b); },

@@ -46,7 +46,7 @@ const char* reject_gemm_hmma(const LinearProblem& p) {
 }
 
 void launch_gemm_hmma(const LinearContext& context, const LinearArgs& args) {
-  gemm_hmma_q4k(fused_args(context, args, prefill_inputs_as_bf16(context, args), args.outputs), context.launch);
+  gemm_hmma_q4k(fused_args(context, args, inputs_as_bf16(context, args), args.outputs), context.launch);
 }
 
 const char* reject_gemm_wgmma(const LinearProblem& p) {
@@ -62,7 +62,7 @@ const char* reject_gemm_wgmma(const LinearProblem& p) {
 }
 
 void launch_gemm_wgmma(const LinearContext& context, const LinearArgs& args) {
-  const void* x = prefill_inputs_as_bf16(context, args);
+  const void* x = inputs_as_bf16(context, args);
   const auto layout = [&](size_t i) { return static_cast<PackedLayout>(args.outputs[i].weight.layout); };
   for (size_t begin = 0, end; begin < args.outputs.size(); begin = end) {
     for (end = begin + 1; end < args.outputs.size() && layout(end) == layout(begin);) ++end;
