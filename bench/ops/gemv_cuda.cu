@@ -1,15 +1,17 @@
 // The linears of a decode step, layer after layer in one CUDA graph, attention left out, and the output head alone: how
 // close the GEMVs come to the card's read bandwidth. Weights are random bits of harmless size; tests/cuda checks
 // results.
-//   gemv_cuda [tokens]
+//   gemv_cuda [TOKENS [MODEL [FORMATS]]]     MODEL: 8B, 1B, 0.6B     FORMATS: Q4_0,IQ4_XS,...
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "backend/device_memory.h"
+#include "core/text.h"
 #include "linear/gemv.h"
 #include "quant/format.h"
 #include "runtime/launch.h"
@@ -50,8 +52,13 @@ class Weights {
     };
     const bool rows_of_floats = layout == PackedLayout::kRows;
     put(at, sizes.codes_bytes, rows_of_floats ? 0x807f807f : ~0u, rows_of_floats ? 0x3c003c00 : 0);
-    const bool bytes_as_scales = layout == PackedLayout::kQ4K || layout == PackedLayout::kQ6K;
-    put(scales, sizes.scales_bytes, bytes_as_scales ? 0x3f3f3f3f : 0x07ff07ff, bytes_as_scales ? 0 : 0x10001000);
+    const bool bytes_as_scales = layout == PackedLayout::kQ4K || layout == PackedLayout::kQ6K ||
+                                 layout == PackedLayout::kIQ4XS || layout == PackedLayout::kNVFP4;
+    if (layout == PackedLayout::kMXFP4) {
+      put(scales, sizes.scales_bytes, 0x03030303, 0x78787878);
+    } else {
+      put(scales, sizes.scales_bytes, bytes_as_scales ? 0x3f3f3f3f : 0x07ff07ff, bytes_as_scales ? 0 : 0x10001000);
+    }
     put(supers, sizes.supers_bytes, 0x07ff07ff, 0x10001000);
     check(cudaDeviceSynchronize(), "filling a weight");
     return {at, scales, supers, rows, cols};
@@ -190,8 +197,18 @@ int main(int argc, char** argv) {
   std::printf("%s, %d SMs, reads %.0f GB/s\n", properties.name, context.num_sms, bandwidth / 1e9);
   Bench bench(context, bandwidth, tokens);
   using F = WeightFormat;
+  if (argc > 3) {
+    const std::string formats = cat(",", argv[3], ",");
+    for (const Model& model : kModels)
+      for (const FormatInfo& format : all_formats())
+        if (std::string(argv[2]) == model.name && formats.find(cat(",", format.name, ",")) != formats.npos)
+          bench.chain(model, format.name.data(), format.format, format.format);
+    return 0;
+  }
   for (const Model& model : kModels) {
-    for (F format : {F::q8_0, F::q6_k, F::q4_k, F::q5_0, F::bf16})
+    if (argc > 2 && std::string(argv[2]) != model.name) continue;
+    for (F format :
+         {F::q8_0, F::q6_k, F::q4_k, F::q4_0, F::q4_1, F::iq4_nl, F::iq4_xs, F::mxfp4, F::nvfp4, F::q5_0, F::bf16})
       bench.chain(model, info(format).name.data(), format, format);
     bench.chain(model, "Q4_K, v Q6_K", F::q4_k, F::q6_k);
   }

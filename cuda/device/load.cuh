@@ -26,5 +26,10 @@ __device__ __forceinline__ uint16_t load_stream_2(const void* p) {
   asm volatile("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(v) : "l"(p));
   return v;
 }
+__device__ __forceinline__ uint32_t load_stream_1(const void* p) {
+  uint32_t v;
+  asm volatile("ld.global.nc.L1::no_allocate.u8 %0, [%1];" : "=r"(v) : "l"(p));
+  return v;
+}
 
 }  // namespace imp::cuda

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "device/nibble_codec.cuh"
 #include "device/packed_codecs.cuh"
 #include "device/pdl.cuh"
 #include "device/vector8.cuh"
@@ -99,6 +100,25 @@ struct PartGroups {
   }
 };
 
+template <class Format>
+struct PartNibbles {
+  uint2 nibbles;
+  uint32_t scale, super = 0;
+
+  __device__ __forceinline__ void load(const PackedView& w, int64_t row, int block, int part, int blocks_per_row) {
+    constexpr int kScale = Format::kScaleBytes;
+    nibbles = load_stream_8(w.codes + chunk_offset<16>(row, block, blocks_per_row, 0, 1) + part % 2 * 8);
+    scale = load_stream_scale<kScale>(w.scales + row * padded_row_bytes(blocks_per_row, kScale) + block * kScale);
+    if constexpr (Format::kSupers) super = load_stream_2(w.supers + (row * (blocks_per_row / 8) + block / 8) * 4);
+  }
+  __device__ __forceinline__ void values(int part, float (&out)[8]) const {
+    const NibbleScales of = Format::scales(scale, half_to_float(super));
+    const uint32_t fours[2] = {Format::half(nibbles.x, part / 2), Format::half(nibbles.y, part / 2)};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] = CodecNibbles<Format>::value(fours[i / 4], i % 4, of, part / 2);
+  }
+};
+
 template <class Part, class Out>
 __global__ __launch_bounds__(kThreads) void dequantize_rows_kernel(PackedView w, int64_t first_row, int rows, Out* out,
                                                                    float scale) {
@@ -180,6 +200,12 @@ void dequantize_rows(const WeightView& weight, int64_t first_row, int64_t rows, 
     case PackedLayout::kQ4K: return launch_packed<PartQ4K>(weight, first_row, rows, out, context);
     case PackedLayout::kQ6K: return launch_packed<PartQ6K>(weight, first_row, rows, out, context);
     case PackedLayout::kGroups: return launch_packed<PartGroups>(weight, first_row, rows, out, context);
+    case PackedLayout::kQ4_0: return launch_packed<PartNibbles<NibbleQ4_0>>(weight, first_row, rows, out, context);
+    case PackedLayout::kQ4_1: return launch_packed<PartNibbles<NibbleQ4_1>>(weight, first_row, rows, out, context);
+    case PackedLayout::kIQ4NL: return launch_packed<PartNibbles<NibbleIQ4NL>>(weight, first_row, rows, out, context);
+    case PackedLayout::kIQ4XS: return launch_packed<PartNibbles<NibbleIQ4XS>>(weight, first_row, rows, out, context);
+    case PackedLayout::kMXFP4: return launch_packed<PartNibbles<NibbleMXFP4>>(weight, first_row, rows, out, context);
+    case PackedLayout::kNVFP4: return launch_packed<PartNibbles<NibbleNVFP4>>(weight, first_row, rows, out, context);
     case PackedLayout::kRows: break;
   }
   if (weight.format == WeightFormat::f32) return launch_rows<float>(weight, first_row, rows, out, context);

@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 
 #include "core/error.h"
+#include "device/nibble_codec.cuh"
 #include "device/packed_codecs.cuh"
 #include "linear/dequantize_f16.h"
 #include "linear/packed_weight.h"
@@ -60,6 +61,12 @@ void dequantize_f16(const WeightView& weight, void* out, const LaunchContext& co
     case PackedLayout::kQ4K: return run<CodecQ4K>(weight, to, context);
     case PackedLayout::kQ6K: return run<CodecQ6K>(weight, to, context);
     case PackedLayout::kGroups: return run<CodecGroups>(weight, to, context);
+    case PackedLayout::kQ4_0: return run<CodecNibbles<NibbleQ4_0>>(weight, to, context);
+    case PackedLayout::kQ4_1: return run<CodecNibbles<NibbleQ4_1>>(weight, to, context);
+    case PackedLayout::kIQ4NL: return run<CodecNibbles<NibbleIQ4NL>>(weight, to, context);
+    case PackedLayout::kIQ4XS: return run<CodecNibbles<NibbleIQ4XS>>(weight, to, context);
+    case PackedLayout::kMXFP4: return run<CodecNibbles<NibbleMXFP4>>(weight, to, context);
+    case PackedLayout::kNVFP4: return run<CodecNibbles<NibbleNVFP4>>(weight, to, context);
     case PackedLayout::kRows: break;
   }
   switch (weight.format) {

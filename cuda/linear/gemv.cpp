@@ -12,6 +12,12 @@ void gemv_dp4a_q4k(const GemvArgs& args, const LaunchContext& context);
 void gemv_dp4a_q6k(const GemvArgs& args, const LaunchContext& context);
 void gemv_dp4a_q4k_q6k(const GemvArgs& args, const LaunchContext& context);
 void gemv_dp4a_groups(const GemvArgs& args, const LaunchContext& context);
+void gemv_dp4a_q4_0(const GemvArgs& args, const LaunchContext& context);
+void gemv_dp4a_q4_1(const GemvArgs& args, const LaunchContext& context);
+void gemv_dp4a_iq4nl(const GemvArgs& args, const LaunchContext& context);
+void gemv_dp4a_iq4xs(const GemvArgs& args, const LaunchContext& context);
+void gemv_dp4a_mxfp4(const GemvArgs& args, const LaunchContext& context);
+void gemv_dp4a_nvfp4(const GemvArgs& args, const LaunchContext& context);
 
 void gemv_rows_f32(const GemvArgs& args, const LaunchContext& context);
 void gemv_rows_f16(const GemvArgs& args, const LaunchContext& context);
@@ -38,6 +44,12 @@ void gemv_dp4a(const PackedLayout* layouts, GemvArgs args, const LaunchContext& 
     case PackedLayout::kQ4K: return gemv_dp4a_q4k(args, context);
     case PackedLayout::kQ6K: return gemv_dp4a_q6k(args, context);
     case PackedLayout::kGroups: return gemv_dp4a_groups(args, context);
+    case PackedLayout::kQ4_0: return gemv_dp4a_q4_0(args, context);
+    case PackedLayout::kQ4_1: return gemv_dp4a_q4_1(args, context);
+    case PackedLayout::kIQ4NL: return gemv_dp4a_iq4nl(args, context);
+    case PackedLayout::kIQ4XS: return gemv_dp4a_iq4xs(args, context);
+    case PackedLayout::kMXFP4: return gemv_dp4a_mxfp4(args, context);
+    case PackedLayout::kNVFP4: return gemv_dp4a_nvfp4(args, context);
     case PackedLayout::kRows: break;
   }
   fail(ErrorCode::internal, "gemv_dp4a has no integer codes to multiply in this layout");

@@ -258,6 +258,7 @@ void launch_gemv(const char* name, const GemvArgs& args, const LaunchContext& co
                      .strip_cols = Input::kStripCols,
                      .token_bytes = Input::token_bytes(cols),
                      .rows = kRows,
+                     .tokens = kTokens,
                      .warps = kGemvWarps,
                      .depth = kDepth};
   GemvPlan plan = plan_gemv(args, shape, context.num_sms, half);
@@ -277,6 +278,14 @@ void launch_gemv_tokens(const char* name, const GemvArgs& args, const LaunchCont
   if (args.tokens == 1) return launch_gemv<Ring, Second, Input, kRows, 1, kDepth>(name, args, context);
   if (args.tokens == 2) return launch_gemv<Ring, Second, Input, kRows, 2, kDepth>(name, args, context);
   if (args.tokens <= 4) return launch_gemv<Ring, Second, Input, kRows, 4, kDepth>(name, args, context);
+  launch_gemv<Ring, Second, Input, kRows, 8, kDepth>(name, args, context);
+}
+
+/// The same with fewer instances, for layouts that are seldom met.
+template <class Ring, class Second, class Input, int kRows, int kDepth>
+void launch_gemv_rare(const char* name, const GemvArgs& args, const LaunchContext& context) {
+  if (args.tokens == 1) return launch_gemv<Ring, Second, Input, kRows, 1, kDepth>(name, args, context);
+  if (args.tokens == 2) return launch_gemv<Ring, Second, Input, kRows, 2, kDepth>(name, args, context);
   launch_gemv<Ring, Second, Input, kRows, 8, kDepth>(name, args, context);
 }
 

@@ -45,7 +45,7 @@ void divide_rows(GemvPlan& plan, const GemvArgs& args, const GemvShape& shape, i
 GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, int half_shared_bytes) {
   GemvPlan plan = {};
   const int of_a_row = args.gated ? 2 : 1;
-  divide_rows(plan, args, shape, num_sms, std::max(1, kPartialFloats / (of_a_row * args.tokens)));
+  divide_rows(plan, args, shape, num_sms, std::max(1, kPartialFloats / (of_a_row * shape.tokens)));
   int sub_rows = 0;  // of the largest block
   for (int i = 0; i < 3; ++i)
     sub_rows = std::max(sub_rows, of_a_row * (plan.rows_each[i] + (plan.blocks_longer[i] > 0)));
@@ -56,7 +56,7 @@ GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, in
   double fewest = 0;
   for (int length = strips; length >= 1; --length) {
     const int chunks = round_up_div(strips, length);
-    if (chunks > 1 && chunks * sub_rows * args.tokens > kPartialFloats) break;
+    if (chunks > 1 && chunks * sub_rows * shape.tokens > kPartialFloats) break;
     const double steps = round_up_div(groups * chunks, shape.warps) * (length + 0.5);
     if (fewest > 0 && steps >= fewest) continue;
     fewest = steps;
@@ -69,7 +69,7 @@ GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, in
   // row cannot do that, for one place an SM becomes free at a time. After another kernel a GEMV takes more than half,
   // and so lands on every SM once; those behind it take less, to fit beside it.
   plan.ring_bytes = std::max(shape.strip_bytes[0], shape.strip_bytes[1]) * shape.rows * shape.warps * shape.depth;
-  const int needed = plan.ring_bytes + shape.token_bytes * args.tokens + plan.num_chunks * sub_rows * args.tokens * 4;
+  const int needed = plan.ring_bytes + shape.token_bytes * args.tokens + plan.num_chunks * sub_rows * shape.tokens * 4;
   plan.shared_bytes = std::max(needed, half_shared_bytes + (args.after_other ? kUneven : -kUneven));
   plan.one_over_cols = 1.0f / static_cast<float>(args.outputs[0].weight.cols);
   return plan;

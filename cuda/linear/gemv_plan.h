@@ -9,6 +9,7 @@ struct GemvShape {
   int strip_cols;
   int token_bytes;  // activations of one token in shared memory
   int rows;         // that a warp takes at a time
+  int tokens;       // that it has sums for
   int warps;
   int depth;  // of the ring
 };

@@ -28,15 +28,6 @@ __device__ inline void unpack_nibbles(const uint8_t* qs, PackGroup& group) {
   }
 }
 
-__device__ inline void unpack(const BlockQ4_0& b, int, PackGroup& group) {
-  unpack_nibbles(b.qs, group);
-  for (int8_t& q : group.q) q -= 8;
-  set_scale(group, half_bits(b.d), 0);
-}
-__device__ inline void unpack(const BlockQ4_1& b, int, PackGroup& group) {
-  unpack_nibbles(b.qs, group);
-  set_scale(group, half_bits(b.d), -half_bits(b.m));
-}
 __device__ inline void add_fifth_bits(const uint8_t* qh, PackGroup& group) {
   for (int j = 0; j < 32; ++j) group.q[j] += static_cast<int8_t>(((qh[j / 8] >> (j % 8)) & 1) << 4);
 }
@@ -50,39 +41,6 @@ __device__ inline void unpack(const BlockQ5_1& b, int, PackGroup& group) {
   unpack_nibbles(b.qs, group);
   add_fifth_bits(b.qh, group);
   set_scale(group, half_bits(b.d), -half_bits(b.m));
-}
-__device__ inline void unpack(const BlockIQ4NL& b, int, PackGroup& group) {
-  unpack_nibbles(b.qs, group);
-  constexpr int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-  for (int8_t& q : group.q) q = values[q];
-  set_scale(group, half_bits(b.d), 0);
-}
-__device__ constexpr int8_t e2m1_doubled(int code) {
-  constexpr int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  return values[code];
-}
-__device__ inline void unpack(const BlockMXFP4& b, int, PackGroup& group) {
-  unpack_nibbles(b.qs, group);
-  for (int8_t& q : group.q) q = e2m1_doubled(q);
-  set_scale(group, ldexpf(1.0f, static_cast<int>(b.e) - 128), 0);
-}
-/// Unsigned E4M3: 4 bits of exponent with bias 7, 3 of mantissa; bit 7 is ignored, and 0x7f alone reads as 0.
-__device__ inline float ue4m3(uint8_t code) {
-  const int exponent = (code >> 3) & 15, mantissa = code & 7;
-  if (code == 0x7f) return 0;
-  if (exponent == 0) return ldexpf(static_cast<float>(mantissa), -9);
-  return ldexpf(1.0f + static_cast<float>(mantissa) / 8.0f, exponent - 7);
-}
-__device__ inline void unpack(const BlockNVFP4& b, int g, PackGroup& group) {
-  for (int half = 0; half < 2; ++half) {
-    const uint8_t* qs = b.qs + (g * 2 + half) * 8;
-    for (int j = 0; j < 8; ++j) {
-      group.q[half * 16 + j] = e2m1_doubled(qs[j] & 15);
-      group.q[half * 16 + j + 8] = e2m1_doubled(qs[j] >> 4);
-    }
-    group.s[half] = ue4m3(b.d[g * 2 + half]) * 0.5f;
-    group.m[half] = 0;
-  }
 }
 __device__ inline void unpack(const BlockQ8_0& b, int, PackGroup& group) {
   for (int j = 0; j < 32; ++j) group.q[j] = b.qs[j];
@@ -139,15 +97,6 @@ __device__ inline void unpack(const BlockQ6K& b, int g, PackGroup& group) {
     group.m[half] = 0;
   }
 }
-__device__ inline void unpack(const BlockIQ4XS& b, int g, PackGroup& group) {
-  BlockIQ4NL nl;
-  for (int j = 0; j < 16; ++j) nl.qs[j] = b.qs[g * 16 + j];
-  nl.d = b.d;
-  unpack(nl, 0, group);
-  const int low = (b.scales_l[g / 2] >> (g % 2 * 4)) & 15, high = (b.scales_h >> (2 * g)) & 3;
-  set_scale(group, half_bits(b.d) * static_cast<float>((low | (high << 4)) - 32), 0);
-}
-
 /// A block of the file may start at any byte; copies it where its fields are aligned.
 template <class Block>
 __device__ Block fetch_block(const uint8_t* source, int64_t index) {

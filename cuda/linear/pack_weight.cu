@@ -3,6 +3,11 @@
 #include "linear/pack_weight.h"
 
 namespace imp::cuda {
+
+// In files of their own.
+void pack_nibbles(WeightFormat format, const uint8_t* from, const PackTarget& to, int64_t total,
+                  const LaunchContext& context);
+
 namespace {
 
 template <class Block, int kBlockWeights>
@@ -105,17 +110,17 @@ void pack_weight(WeightFormat format, const void* source, int64_t first_row, int
       return launch(context, "pack_q4k", pack_q4k_kernel, pack_grid(total), kPackThreads, 0, from, to, total);
     case WeightFormat::q6_k:
       return launch(context, "pack_q6k", pack_q6k_kernel, pack_grid(total), kPackThreads, 0, from, to, total);
-    case WeightFormat::q4_0: return pack_groups<BlockQ4_0, 32>(from, to, total, cols, context);
-    case WeightFormat::q4_1: return pack_groups<BlockQ4_1, 32>(from, to, total, cols, context);
+    case WeightFormat::q4_0: return pack_nibbles(format, from, to, total, context);
+    case WeightFormat::q4_1: return pack_nibbles(format, from, to, total, context);
     case WeightFormat::q5_0: return pack_groups<BlockQ5_0, 32>(from, to, total, cols, context);
     case WeightFormat::q5_1: return pack_groups<BlockQ5_1, 32>(from, to, total, cols, context);
-    case WeightFormat::iq4_nl: return pack_groups<BlockIQ4NL, 32>(from, to, total, cols, context);
-    case WeightFormat::mxfp4: return pack_groups<BlockMXFP4, 32>(from, to, total, cols, context);
-    case WeightFormat::nvfp4: return pack_groups<BlockNVFP4, 64>(from, to, total, cols, context);
+    case WeightFormat::iq4_nl: return pack_nibbles(format, from, to, total, context);
+    case WeightFormat::mxfp4: return pack_nibbles(format, from, to, total, context);
+    case WeightFormat::nvfp4: return pack_nibbles(format, from, to, total, context);
     case WeightFormat::q2_k: return pack_groups<BlockQ2K, 256>(from, to, total, cols, context);
     case WeightFormat::q3_k: return pack_groups<BlockQ3K, 256>(from, to, total, cols, context);
     case WeightFormat::q5_k: return pack_groups<BlockQ5K, 256>(from, to, total, cols, context);
-    case WeightFormat::iq4_xs: return pack_groups<BlockIQ4XS, 256>(from, to, total, cols, context);
+    case WeightFormat::iq4_xs: return pack_nibbles(format, from, to, total, context);
     default: fail(ErrorCode::internal, "no packing of ", info(format).name);
   }
 }

@@ -12,12 +12,19 @@ PackedLayout packed_layout_of(WeightFormat format) {
     case WeightFormat::q8_0: return PackedLayout::kQ8;
     case WeightFormat::q4_k: return PackedLayout::kQ4K;
     case WeightFormat::q6_k: return PackedLayout::kQ6K;
+    case WeightFormat::q4_0: return PackedLayout::kQ4_0;
+    case WeightFormat::q4_1: return PackedLayout::kQ4_1;
+    case WeightFormat::iq4_nl: return PackedLayout::kIQ4NL;
+    case WeightFormat::iq4_xs: return PackedLayout::kIQ4XS;
+    case WeightFormat::mxfp4: return PackedLayout::kMXFP4;
+    case WeightFormat::nvfp4: return PackedLayout::kNVFP4;
     default: return PackedLayout::kGroups;
   }
 }
 
 PackedSizes packed_sizes(PackedLayout layout, WeightFormat format, int64_t rows, int64_t cols) {
   const int64_t blocks = rows * (cols / 32);
+  const auto padded = [&](int each) { return rows * padded_row_bytes(cols / 32, each); };
   const int64_t supers = rows * ((cols + 255) / 256);
   switch (layout) {
     case PackedLayout::kRows: return {rows * row_bytes(format, cols), 0, 0};
@@ -25,6 +32,12 @@ PackedSizes packed_sizes(PackedLayout layout, WeightFormat format, int64_t rows,
     case PackedLayout::kQ4K: return {blocks * 16, blocks * 2, supers * 4};
     case PackedLayout::kQ6K: return {blocks * 24, blocks * 2, supers * 4};
     case PackedLayout::kGroups: return {blocks * 32, blocks * 16, 0};
+    case PackedLayout::kQ4_0: return {blocks * 16, padded(2), 0};
+    case PackedLayout::kQ4_1: return {blocks * 16, padded(4), 0};
+    case PackedLayout::kIQ4NL: return {blocks * 16, padded(2), 0};
+    case PackedLayout::kIQ4XS: return {blocks * 16, padded(1), supers * 4};
+    case PackedLayout::kMXFP4: return {blocks * 16, padded(1), 0};
+    case PackedLayout::kNVFP4: return {blocks * 16, padded(2), 0};
   }
   return {};
 }

@@ -1,4 +1,6 @@
 #pragma once
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 
 #include "model/weights.h"
@@ -17,12 +19,36 @@ namespace imp::cuda {
 ///  min kQ6K        4 bits x 32, then      i8 scale x 2 (per 16)    f16 d, unused                 d * scale * (q - 32)
 ///              2 bits x 32 (8 bytes)
 ///  kGroups     int8 x 32 (2 chunks)   (fp32 s, fp32 m) x 2     -                             s * q - m, per 16
+///  kQ4_0       4 bits x 32 (1 chunk)  f16 d                    -                             d * (q - 8)
+///  kQ4_1       as kQ4_0               f16 d, f16 m             -                             d * q + m
+///  kIQ4NL      as kQ4_0               f16 d                    -                             d * table[q]
+///  kIQ4XS      as kQ4_0               i8 scale                 f16 d, unused                 d * scale * table[q]
+///  kMXFP4      as kQ4_0               u8 e                     -                             2^(e - 128) * table[q]
+///  kNVFP4      as kQ4_0               ue4m3 d x 2 (per 16)     -                             d / 2 * table[q]
 ///
 /// In a 16-byte chunk of 4-bit codes byte j holds weight j (low) and j + 16 (high). In the 8 bytes of 2-bit codes byte
 /// j holds weights j, j + 8, j + 16, j + 24, lowest bits first.
-enum class PackedLayout : int { kRows = 0, kQ8 = 1, kQ4K = 2, kQ6K = 3, kGroups = 4 };
+/// From kQ4_0 on, see device/nibble_formats.cuh; rows of scales begin on 16 bytes.
+enum class PackedLayout : int {
+  kRows = 0,
+  kQ8 = 1,
+  kQ4K = 2,
+  kQ6K = 3,
+  kGroups = 4,
+  kQ4_0,
+  kQ4_1,
+  kIQ4NL,
+  kIQ4XS,
+  kMXFP4,
+  kNVFP4,
+};
 
 inline constexpr int kStripBlocks = 32;
+
+/// What a row of `each` bytes a block takes where rows begin on 16 bytes.
+__host__ __device__ inline int64_t padded_row_bytes(int64_t blocks_per_row, int each) {
+  return (blocks_per_row * each + 15) / 16 * 16;
+}
 
 struct PackedSizes {
   int64_t codes_bytes;

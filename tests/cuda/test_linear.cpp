@@ -351,7 +351,8 @@ TEST_CASE("long rows, many rows") {
   Random random(2);
   Workspace workspace(1 << 20);  // a scratch smaller than the weight: the GEMM goes in slices
   for (WeightFormat format :
-       {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_0, WeightFormat::bf16}) {
+       {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_0, WeightFormat::bf16,
+        WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{130, 12288}, {9001, 256}}) {
       const Operand w(format, n, k, random, workspace.device.context());
       for (const auto& entry : linear_table().entries()) {
@@ -413,7 +414,10 @@ TEST_CASE("three outputs, of one format and of several, as the table chooses") {
                                 {F::q4_k, F::q4_k, F::q4_k},
                                 {F::q8_0, F::f16, F::q8_0},
                                 {F::bf16, F::bf16, F::bf16},
-                                {F::q6_k, F::q5_0, F::q4_1}}) {
+                                {F::q6_k, F::q5_0, F::q4_1},
+                                {F::iq4_xs, F::iq4_xs, F::q5_k},
+                                {F::q4_0, F::iq4_nl, F::q4_0},
+                                {F::mxfp4, F::nvfp4, F::mxfp4}}) {
     const Operand wq(q, 67, 512, random, with), wk(k, 21, 512, random, with), wv(v, 21, 512, random, with);
     for (int64_t m : {1, 3, 8, 40}) {
       Call call(m, {&wq, &wk, &wv}, {.norm = true, .bias = true, .pdl = m == 1}, random);
@@ -497,6 +501,41 @@ TEST_CASE("a weight's own scale multiplies it") {
   }
 }
 
+TEST_CASE("scales that are not finite spoil their own rows alone") {
+  Random random(16);
+  Workspace workspace;
+  for (WeightFormat format : {WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_nl, WeightFormat::iq4_xs}) {
+    const int64_t n = 37, k = 1280;
+    WeightMatrix host(format, n, k, random);
+    const int64_t row = row_bytes(format, k);
+    for (int64_t r : {3, 36}) {  // d of the row's second block
+      const uint16_t bad = r == 3 ? 0x7c00 : 0x7e00;
+      std::memcpy(&host.bytes[r * row + info(format).block_bytes], &bad, 2);
+    }
+    const PackedMatrix w(host, workspace.device.context());
+    for (int64_t m : {1, 2, 5, 8, 40}) {
+      const DeviceArray<float> x(random.outlier_heavy(m, k)), y(std::vector<float>(m * n, 0));
+      for (const auto& entry : linear_table().entries()) {
+        const LinearProblem problem{LinearRole::qkv, format, m, n, k, workspace.device.max_shared_bytes, {}};
+        bool runs = false;
+        for (const Verdict& verdict : linear_table().explain(problem))
+          if (verdict.name == entry.name) runs = !verdict.reason;
+        if (!runs) continue;
+        const std::vector<LinearOutput> outputs = {{w.view(), nullptr, {y.data(), DType::f32, m, n, n}}};
+        run_linear(workspace.context(), {.x = {x.data(), DType::f32, m, k, k}, .outputs = outputs}, entry.name);
+        int64_t wrong = 0;
+        const std::vector<float> found = y.download();
+        for (int64_t t = 0; t < m; ++t)
+          for (int64_t r = 0; r < n; ++r) wrong += std::isfinite(found[t * n + r]) == (r == 3 || r == 36);
+        CAPTURE(info(format).name);
+        CAPTURE(entry.name);
+        CAPTURE(m);
+        CHECK(wrong == 0);
+      }
+    }
+  }
+}
+
 TEST_CASE("what rounding the activations costs against exact ones") {
   Random random(7);
   Workspace workspace;
@@ -518,7 +557,8 @@ TEST_CASE("what rounding the activations costs against exact ones") {
 TEST_CASE("results repeat bit for bit, and tokens of a batch do not touch each other") {
   Random random(8);
   Workspace workspace;
-  for (WeightFormat format : {WeightFormat::q4_k, WeightFormat::q8_0, WeightFormat::f16}) {
+  for (WeightFormat format :
+       {WeightFormat::q4_k, WeightFormat::q8_0, WeightFormat::f16, WeightFormat::q4_0, WeightFormat::iq4_xs}) {
     const Operand w(format, 3001, 1024, random, workspace.device.context());
     for (int64_t m : {1, 7, 40, 128}) {
       Call call(m, {&w}, {.norm = true, .pdl = true}, random);
@@ -536,7 +576,8 @@ TEST_CASE("a NaN or infinity in one token's activations shows in all its results
   Random random(9);
   Workspace workspace;
   for (WeightFormat format :
-       {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_1, WeightFormat::f16}) {
+       {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_1, WeightFormat::f16,
+        WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
     const Operand w(format, 20, 512, random, workspace.device.context());
     for (float bad : {kNan, INFINITY, -INFINITY}) {
       for (int64_t m : {1, 3, 9}) {

@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include "linear/dequantize.h"
+#include "linear/dequantize_f16.h"
 #include "support/compare.h"
 #include "support/cuda_device.h"
 
@@ -70,6 +71,68 @@ TEST_CASE("the bf16 scratch of a GEMM holds the weights rounded to the nearest, 
         CAPTURE(first);
         CHECK(difference(expected, found, {}) == "");
       }
+    }
+  }
+}
+
+TEST_CASE("any bytes at all: scales of 0, subnormal, largest, negative, infinite and not a number") {
+  Random random(3);
+  TestDevice device;
+  for (const FormatInfo& format : all_formats()) {
+    if (format.block_elements == 1) continue;
+    for (int64_t cols : widths(format)) {
+      const int64_t rows = 12;
+      WeightMatrix matrix(format.format, rows, cols, random);
+      for (std::byte& byte : matrix.bytes) byte = static_cast<std::byte>(random.bits());
+      // Each of these f16, in turn: the extremes are rare among random bits.
+      constexpr uint16_t kExtremes[] = {0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7e01};
+      const int64_t blocks = static_cast<int64_t>(matrix.bytes.size()) / format.block_bytes;
+      for (int64_t block = 0; block < blocks; block += 2)
+        for (int field : f16_fields(format.format))
+          std::memcpy(&matrix.bytes[block * format.block_bytes + field],
+                      &kExtremes[random.integer(0, std::size(kExtremes) - 1)], 2);
+      if (format.format == WeightFormat::mxfp4)
+        for (int e = 0; e < 4; ++e) matrix.bytes[e * format.block_bytes] = static_cast<std::byte>(e < 2 ? e : 252 + e);
+      if (format.format == WeightFormat::nvfp4)
+        for (int i = 0; i < 4; ++i) matrix.bytes[i] = std::byte{(const uint8_t[]){0x7f, 0xff, 0x00, 0x81}[i]};
+      dequantize(format.format, matrix.bytes.data(), matrix.values.data(), rows * cols);
+      const PackedMatrix packed(matrix, device.context());
+      std::vector<int32_t> ids(rows);
+      for (int64_t i = 0; i < rows; ++i) ids[i] = static_cast<int32_t>(i);
+      const DeviceArray<int32_t> dids(ids);
+      const DeviceArray<float> out(std::vector<float>(rows * cols, -7));
+      cuda::embed_rows({packed.view(), dids.data(), 1.0f, {out.data(), DType::f32, rows, cols, cols}, nullptr},
+                       device.context());
+      const DeviceArray<uint16_t> narrow(std::vector<uint16_t>(rows * cols, 0));
+      cuda::dequantize_bf16(packed.view(), 0, rows, narrow.data(), device.context());
+      std::vector<float> rounded, found;
+      for (float value : matrix.values) rounded.push_back(bf16_to_f32(f32_to_bf16(value)));
+      for (uint16_t bits : narrow.download()) found.push_back(bf16_to_f32(bits));
+      CAPTURE(format.name);
+      CAPTURE(cols);
+      CHECK(difference(matrix.values, out.download(), {}) == "");
+      CHECK(difference(rounded, found, {}) == "");
+    }
+  }
+}
+
+TEST_CASE("a head as f16 rows holds the weights rounded to the nearest") {
+  Random random(4);
+  TestDevice device;
+  for (const FormatInfo& format : all_formats()) {
+    for (int64_t cols : widths(format)) {
+      const int64_t rows = 7;
+      const WeightMatrix matrix(format.format, rows, cols, random, 0.3f);
+      const PackedMatrix packed(matrix, device.context());
+      const DeviceArray<uint16_t> out(std::vector<uint16_t>(rows * cols, 0x7e00));
+      cuda::dequantize_f16(packed.view(), out.data(), device.context());
+      std::vector<float> expected, found;
+      for (float value : matrix.values)
+        expected.push_back(f16_to_f32(f32_to_f16(format.block_elements == 1 ? value : value * 0.3f)));
+      for (uint16_t bits : out.download()) found.push_back(f16_to_f32(bits));
+      CAPTURE(format.name);
+      CAPTURE(cols);
+      CHECK(difference(expected, found, {}) == "");
     }
   }
 }
