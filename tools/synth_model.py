@@ -50,19 +50,32 @@ SHAPES = {
 }
 
 
-def q4_k_m(name: str, layer: int, shape: Shape) -> Format:
+def k_m(plain: Format, name: str, layer: int, shape: Shape) -> Format:
     """The usual mix: the head, and v and down of the first, the last and every third layer in between, in Q6_K."""
     eighth = shape.num_layers // 8
     chosen = layer < eighth or layer >= 7 * eighth or (layer - eighth) % 3 == 2
     if name == "output" or (name == "token_embd" and shape.tied):
         return Format.Q6_K
-    return Format.Q6_K if name in ("attn_v", "ffn_down") and chosen else Format.Q4_K
+    return Format.Q6_K if name in ("attn_v", "ffn_down") and chosen else plain
+
+
+def q3_k_m(name: str, layer: int, shape: Shape) -> Format:
+    """The head in Q6_K, what is most sensitive in Q4_K, and in Q5_K at the beginning."""
+    if name == "output" or (name == "token_embd" and shape.tied):
+        return Format.Q6_K
+    if name == "attn_v":
+        return Format.Q5_K if layer < 2 else Format.Q4_K
+    if name == "ffn_down":
+        return Format.Q5_K if layer < shape.num_layers // 16 else Format.Q4_K
+    return Format.Q4_K if name == "attn_output" else Format.Q3_K
 
 
 MIXES: dict[str, Callable[[str, int, Shape], Format]] = {
     "q8_0": lambda name, layer, shape: Format.Q8_0,
     "q6_k": lambda name, layer, shape: Format.Q6_K,
-    "q4_k_m": q4_k_m,
+    "q4_k_m": partial(k_m, Format.Q4_K),
+    "q5_k_m": partial(k_m, Format.Q5_K),
+    "q3_k_m": q3_k_m,
     "bf16": lambda name, layer, shape: Format.BF16,
 }
 
@@ -86,7 +99,8 @@ class Noise:
         def scale(first: int, value: float) -> None:
             blocks[:, first : first + 2] = np.frombuffer(np.float16(value).tobytes(), dtype=np.uint8)
 
-        # Uniform random codes: int8 spreads by 74, 6 bits by 18.5, 4 bits by 4.6; sub-block scales are random too.
+        # Uniform random codes: int8 spreads by 74, 6 bits by 18.5, 5 bits by 9.2, 4 bits by 4.6, 3 bits by 2.3; sub-block
+        # scales are random too.
         if kind == Format.Q8_0:
             scale(0, spread / 74)
         elif kind == Format.Q6_K:
@@ -94,6 +108,11 @@ class Noise:
         elif kind == Format.Q4_K:
             scale(0, spread / (4.6 * 32))
             scale(2, 7.5 * spread / (4.6 * 32))  # takes the middle code back to zero
+        elif kind == Format.Q5_K:
+            scale(0, spread / (9.2 * 32))
+            scale(2, 15.5 * spread / (9.2 * 32))
+        elif kind == Format.Q3_K:
+            scale(108, spread / (2.3 * 18.5))
         else:
             raise ValueError(f"no recipe for {kind.name}")
         return blocks.reshape(rows, -1)

@@ -53,7 +53,9 @@ class Weights {
     const bool rows_of_floats = layout == PackedLayout::kRows;
     put(at, sizes.codes_bytes, rows_of_floats ? 0x807f807f : ~0u, rows_of_floats ? 0x3c003c00 : 0);
     const bool bytes_as_scales = layout == PackedLayout::kQ4K || layout == PackedLayout::kQ6K ||
-                                 layout == PackedLayout::kIQ4XS || layout == PackedLayout::kNVFP4;
+                                 layout == PackedLayout::kIQ4XS || layout == PackedLayout::kNVFP4 ||
+                                 layout == PackedLayout::kQ5K || layout == PackedLayout::kQ3K ||
+                                 layout == PackedLayout::kQ2K;
     if (layout == PackedLayout::kMXFP4) {
       put(scales, sizes.scales_bytes, 0x03030303, 0x78787878);
     } else {
@@ -207,10 +209,11 @@ int main(int argc, char** argv) {
   }
   for (const Model& model : kModels) {
     if (argc > 2 && std::string(argv[2]) != model.name) continue;
-    for (F format :
-         {F::q8_0, F::q6_k, F::q4_k, F::q4_0, F::q4_1, F::iq4_nl, F::iq4_xs, F::mxfp4, F::nvfp4, F::q5_0, F::bf16})
+    for (F format : {F::q8_0, F::q6_k, F::q4_k, F::q4_0, F::q4_1, F::iq4_nl, F::iq4_xs, F::mxfp4, F::nvfp4, F::q5_k,
+                     F::q5_0, F::q5_1, F::q3_k, F::q2_k, F::bf16})
       bench.chain(model, info(format).name.data(), format, format);
     bench.chain(model, "Q4_K, v Q6_K", F::q4_k, F::q6_k);
+    bench.chain(model, "Q5_K, v Q6_K", F::q5_k, F::q6_k);
   }
   for (F format : {F::q8_0, F::q6_k, F::q4_k, F::bf16}) bench.head(kModels[0], format);
 }

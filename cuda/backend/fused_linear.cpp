@@ -8,9 +8,8 @@ namespace imp::cuda {
 namespace {
 
 /// Beyond, expanding the weights once for all tokens and multiplying with cuBLASLt is faster (docs/performance.md).
-/// Gate and up save the activation's pass over memory besides; kGroups reads more than 1.5 bytes a weight for each
-/// tile.
-constexpr int64_t kWgmmaMostTokens = 256, kWgmmaMostTokensGated = 512, kWgmmaMostTokensGroups = 192;
+/// Gate and up save the activation's pass over memory besides.
+constexpr int64_t kWgmmaMostTokens = 256, kWgmmaMostTokensGated = 512;
 
 FusedGemmArgs fused_args(const LinearContext& context, const LinearArgs& args, const void* x,
                          std::span<const LinearOutput> outputs) {
@@ -56,8 +55,6 @@ const char* reject_gemm_wgmma(const LinearProblem& p) {
   if (p.k % 32 != 0) return "k is not a multiple of 32";
   if (p.m > kWgmmaMostTokensGated) return "more than 512 tokens";
   if (p.m > kWgmmaMostTokens && !p.gated) return "more than 256 tokens, and not gate and up";
-  if (p.m > kWgmmaMostTokensGroups && packed_layout_of(p.format) == PackedLayout::kGroups)
-    return "more than 192 tokens in 12 bits a weight";
   return nullptr;
 }
 

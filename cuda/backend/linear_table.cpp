@@ -164,9 +164,10 @@ void run_linear(const LinearContext& context, const LinearArgs& args, std::strin
   const auto launch_of = [&](const LinearOutput& output) {
     return kLinearTable.select(problem_of(context, args, output), forced).launch;
   };
-  // Q4_K_M files store v in Q6_K in some layers: the GEMV computes both in one launch.
+  // Q4_K_M and Q5_K_M files store v in Q6_K in some layers: the GEMV computes both in one launch.
   const auto mixes = [&](const LinearOutput& output) {
-    return gemv_dp4a_mixes(layout_of(args.outputs[0]), layout_of(output));
+    return std::ranges::all_of(
+        args.outputs, [&](const LinearOutput& other) { return gemv_dp4a_mixes(layout_of(output), layout_of(other)); });
   };
   const LinearLaunch launch = launch_of(args.outputs[0]);
   const bool takes_all = launch == launch_dequant_gemm || launch == launch_bf16_gemm || launch == launch_f16_gemm ||

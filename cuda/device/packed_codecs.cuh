@@ -153,36 +153,4 @@ struct CodecQ6K {
   }
 };
 
-struct CodecGroups {
-  uint4 low, high;
-  float4 scales_mins;  // s, m of weights 0..15, s, m of 16..31
-
-  __device__ __forceinline__ void load(const uint8_t* codes, const uint8_t* scales, const uint8_t*, int64_t row,
-                                       int block, int blocks_per_row) {
-    low = load_stream_16(codes + chunk_offset<16>(row, block, blocks_per_row, 0, 2));
-    high = load_stream_16(codes + chunk_offset<16>(row, block, blocks_per_row, 1, 2));
-    const uint4 raw = load_stream_16(scales + (row * blocks_per_row + block) * 16);
-    scales_mins = *reinterpret_cast<const float4*>(&raw);
-  }
-  __device__ __forceinline__ float dot(const ActivationBlock& x) const {
-    const uint32_t w[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    int first = 0, second = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      first = __dp4a(static_cast<int>(w[i]), x.words[i], first);
-      second = __dp4a(static_cast<int>(w[i + 4]), x.words[i + 4], second);
-    }
-    return scales_mins.x * static_cast<float>(first) - scales_mins.y * static_cast<float>(x.sum_low) +
-           scales_mins.z * static_cast<float>(second) - scales_mins.w * static_cast<float>(x.sum_high);
-  }
-  __device__ __forceinline__ void values(float* out) const {
-    const uint32_t w[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      const int q = static_cast<int8_t>(w[i / 4] >> (i % 4 * 8));
-      out[i] = i < 16 ? scaled(scales_mins.x, q, scales_mins.y) : scaled(scales_mins.z, q, scales_mins.w);
-    }
-  }
-};
-
 }  // namespace imp::cuda

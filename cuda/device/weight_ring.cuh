@@ -141,40 +141,6 @@ struct RingQ6K {
   }
 };
 
-struct RingGroups {
-  static constexpr int kBytes = 1024 + 512;
-  struct Whole {
-    const uint8_t* codes;
-    const uint8_t* scales;
-    __device__ __forceinline__ void start(const PackedView& w, int row, int strip, int lane) {
-      const uint32_t at = static_cast<uint32_t>(row) * (w.cols / 1024) + strip;
-      codes = w.codes + uint64_t{at} * 1024 + lane * 16;
-      scales = w.scales + uint64_t{at} * 512 + lane * 16;
-    }
-    __device__ __forceinline__ void copy(uint8_t* to, int lane) const {
-      cp_async_16(to + lane * 16, codes);
-      cp_async_16(to + 512 + lane * 16, codes + 512);
-      cp_async_16(to + 1024 + lane * 16, scales);
-    }
-    __device__ __forceinline__ void next(int) { codes += 1024, scales += 512; }
-  };
-  __device__ __forceinline__ static void copy(uint8_t* to, const PackedView& w, int row, int strip, int lane) {
-    const StripPlace place(w, row, strip);
-    if (lane >= place.width) return;
-    const uint8_t* codes = w.codes + uint64_t{place.at} * 32 + lane * 16;
-    cp_async_16(to + lane * 16, codes);
-    cp_async_16(to + 512 + lane * 16, codes + place.width * 16);
-    cp_async_16(to + 1024 + lane * 16, w.scales + (uint64_t{place.at} + lane) * 16);
-  }
-  __device__ __forceinline__ static CodecGroups read(const uint8_t* from, int lane) {
-    CodecGroups codec;
-    codec.low = *reinterpret_cast<const uint4*>(from + lane * 16);
-    codec.high = *reinterpret_cast<const uint4*>(from + 512 + lane * 16);
-    codec.scales_mins = *reinterpret_cast<const float4*>(from + 1024 + lane * 16);
-    return codec;
-  }
-};
-
 /// Rows of fp32, f16 or bf16: lane l has chunks l and 32 + l of the strip's 64.
 template <WeightFormat kFormat>
 struct RingRows {

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "device/codec_few_bits.cuh"
+#include "device/codec_five_bits.cuh"
 #include "device/nibble_codec.cuh"
 #include "device/packed_codecs.cuh"
 #include "device/pdl.cuh"
@@ -85,21 +87,6 @@ struct PartQ6K {
   }
 };
 
-struct PartGroups {
-  uint2 codes;
-  uint2 scale_min;  // fp32 bits
-
-  __device__ __forceinline__ void load(const PackedView& w, int64_t row, int block, int part, int blocks_per_row) {
-    codes = load_stream_8(w.codes + chunk_offset<16>(row, block, blocks_per_row, part / 2, 2) + part % 2 * 8);
-    scale_min = load_stream_8(w.scales + (row * blocks_per_row + block) * 16 + part / 2 * 8);
-  }
-  __device__ __forceinline__ void values(int, float (&out)[8]) const {
-    const float s = __uint_as_float(scale_min.x), m = __uint_as_float(scale_min.y);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) out[i] = scaled(s, static_cast<int8_t>(byte_of(codes, i)), m);
-  }
-};
-
 template <class Format>
 struct PartNibbles {
   uint2 nibbles;
@@ -116,6 +103,99 @@ struct PartNibbles {
     const uint32_t fours[2] = {Format::half(nibbles.x, part / 2), Format::half(nibbles.y, part / 2)};
 #pragma unroll
     for (int i = 0; i < 8; ++i) out[i] = CodecNibbles<Format>::value(fours[i / 4], i % 4, of, part / 2);
+  }
+};
+
+/// 8 of 32 weights as FiveBits has them.
+struct PartFiveBits {
+  uint2 nibbles;
+  uint32_t plane;
+
+  __device__ __forceinline__ int code(int part, int i) const {
+    const uint32_t nibble = (byte_of(nibbles, i) >> (part / 2 * 4)) & 15;
+    const uint32_t bit = plane >> (i % 4 * 8 + (part % 2 * 2 + i / 4) * 2 + (part < 2)) & 1;
+    return static_cast<int>(part < 2 ? nibble | (bit << 4) : (nibble << 1) | bit);
+  }
+};
+
+struct PartQ5K {
+  PartFiveBits codes;
+  uint16_t scale_min;
+  uint32_t super;
+
+  __device__ __forceinline__ void load(const PackedView& w, int64_t row, int block, int part, int blocks_per_row) {
+    const int strip = block / 32, lane = block % 32;
+    const int width = min(32, blocks_per_row - strip * 32);
+    const uint8_t* base = w.codes + (row * blocks_per_row + strip * 32) * 20;
+    codes.nibbles = load_stream_8(base + lane * 16 + part % 2 * 8);
+    codes.plane = load_stream_4(base + width * 16 + lane * 4);
+    scale_min = load_stream_2(w.scales + (row * blocks_per_row + block) * 2);
+    super = load_stream_4(w.supers + (row * (blocks_per_row / 8) + block / 8) * 4);
+  }
+  __device__ __forceinline__ void values(int part, float (&out)[8]) const {
+    const float2 d = __half22float2(*reinterpret_cast<const __half2*>(&super));
+    const float s = d.x * static_cast<float>(scale_min & 255), m = d.y * static_cast<float>(scale_min >> 8);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] = scaled(s, codes.code(part, i), m);
+  }
+};
+
+template <bool kMin>
+struct PartQ5 {
+  static constexpr int kScaleBytes = CodecQ5<kMin>::kScaleBytes;
+  PartFiveBits codes;
+  uint32_t scale;
+
+  __device__ __forceinline__ void load(const PackedView& w, int64_t row, int block, int part, int blocks_per_row) {
+    codes.nibbles = load_stream_8(w.codes + (row * blocks_per_row + block) * 16 + part % 2 * 8);
+    codes.plane = load_stream_4(w.supers + row * padded_row_bytes(blocks_per_row, 4) + block * 4);
+    const uint8_t* at = w.scales + row * padded_row_bytes(blocks_per_row, kScaleBytes) + block * kScaleBytes;
+    scale = kMin ? load_stream_4(at) : load_stream_2(at);
+  }
+  __device__ __forceinline__ void values(int part, float (&out)[8]) const {
+    const float2 sm = __half22float2(*reinterpret_cast<const __half2*>(&scale));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int q = codes.code(part, i);
+      out[i] = kMin ? scaled(sm.x, q, -sm.y) : sm.x * static_cast<float>(q - 16);
+    }
+  }
+};
+
+struct PartQ2K {
+  uint2 codes;
+  uint16_t scale_min;
+  uint32_t super;
+
+  __device__ __forceinline__ void load(const PackedView& w, int64_t row, int block, int, int blocks_per_row) {
+    codes = load_stream_8(w.codes + (row * blocks_per_row + block) * 8);
+    scale_min = load_stream_2(w.scales + (row * blocks_per_row + block) * 2);
+    super = load_stream_4(w.supers + (row * (blocks_per_row / 8) + block / 8) * 4);
+  }
+  __device__ __forceinline__ void values(int part, float (&out)[8]) const {
+    const float2 d = __half22float2(*reinterpret_cast<const __half2*>(&super));
+    const int sm = scale_min >> (part / 2 * 8);
+    const float s = d.x * static_cast<float>(sm & 15), m = d.y * static_cast<float>(sm >> 4 & 15);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out[i] = scaled(s, static_cast<int>(byte_of(codes, i) >> (part * 2) & 3), m);
+  }
+};
+
+struct PartQ3K {
+  CodecQ3K codec;
+
+  __device__ __forceinline__ void load(const PackedView& w, int64_t row, int block, int, int blocks_per_row) {
+    codec.load(w.codes, w.scales, w.supers, row, block, blocks_per_row);
+  }
+  __device__ __forceinline__ void values(int part, float (&out)[8]) const {
+    const int scale = static_cast<int8_t>(part < 2 ? codec.scale_pair & 255 : codec.scale_pair >> 8);
+    const float s = __half2float(__ushort_as_half(codec.d)) * static_cast<float>(scale);
+    const int shift = part * 2 - part % 2;  // 0, 1, 4, 5
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t code = codec.word(part, i / 4) >> (i % 4 * 8 + shift) & 7;
+      out[i] = s * static_cast<float>(static_cast<int>(code) - 4);
+    }
   }
 };
 
@@ -199,13 +279,17 @@ void dequantize_rows(const WeightView& weight, int64_t first_row, int64_t rows, 
     case PackedLayout::kQ8: return launch_packed<PartQ8>(weight, first_row, rows, out, context);
     case PackedLayout::kQ4K: return launch_packed<PartQ4K>(weight, first_row, rows, out, context);
     case PackedLayout::kQ6K: return launch_packed<PartQ6K>(weight, first_row, rows, out, context);
-    case PackedLayout::kGroups: return launch_packed<PartGroups>(weight, first_row, rows, out, context);
     case PackedLayout::kQ4_0: return launch_packed<PartNibbles<NibbleQ4_0>>(weight, first_row, rows, out, context);
     case PackedLayout::kQ4_1: return launch_packed<PartNibbles<NibbleQ4_1>>(weight, first_row, rows, out, context);
     case PackedLayout::kIQ4NL: return launch_packed<PartNibbles<NibbleIQ4NL>>(weight, first_row, rows, out, context);
     case PackedLayout::kIQ4XS: return launch_packed<PartNibbles<NibbleIQ4XS>>(weight, first_row, rows, out, context);
     case PackedLayout::kMXFP4: return launch_packed<PartNibbles<NibbleMXFP4>>(weight, first_row, rows, out, context);
     case PackedLayout::kNVFP4: return launch_packed<PartNibbles<NibbleNVFP4>>(weight, first_row, rows, out, context);
+    case PackedLayout::kQ5K: return launch_packed<PartQ5K>(weight, first_row, rows, out, context);
+    case PackedLayout::kQ5_0: return launch_packed<PartQ5<false>>(weight, first_row, rows, out, context);
+    case PackedLayout::kQ5_1: return launch_packed<PartQ5<true>>(weight, first_row, rows, out, context);
+    case PackedLayout::kQ3K: return launch_packed<PartQ3K>(weight, first_row, rows, out, context);
+    case PackedLayout::kQ2K: return launch_packed<PartQ2K>(weight, first_row, rows, out, context);
     case PackedLayout::kRows: break;
   }
   if (weight.format == WeightFormat::f32) return launch_rows<float>(weight, first_row, rows, out, context);

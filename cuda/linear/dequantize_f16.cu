@@ -2,6 +2,8 @@
 #include <cuda_bf16.h>
 
 #include "core/error.h"
+#include "device/codec_few_bits.cuh"
+#include "device/codec_five_bits.cuh"
 #include "device/nibble_codec.cuh"
 #include "device/packed_codecs.cuh"
 #include "linear/dequantize_f16.h"
@@ -60,13 +62,17 @@ void dequantize_f16(const WeightView& weight, void* out, const LaunchContext& co
     case PackedLayout::kQ8: return run<CodecQ8>(weight, to, context);
     case PackedLayout::kQ4K: return run<CodecQ4K>(weight, to, context);
     case PackedLayout::kQ6K: return run<CodecQ6K>(weight, to, context);
-    case PackedLayout::kGroups: return run<CodecGroups>(weight, to, context);
     case PackedLayout::kQ4_0: return run<CodecNibbles<NibbleQ4_0>>(weight, to, context);
     case PackedLayout::kQ4_1: return run<CodecNibbles<NibbleQ4_1>>(weight, to, context);
     case PackedLayout::kIQ4NL: return run<CodecNibbles<NibbleIQ4NL>>(weight, to, context);
     case PackedLayout::kIQ4XS: return run<CodecNibbles<NibbleIQ4XS>>(weight, to, context);
     case PackedLayout::kMXFP4: return run<CodecNibbles<NibbleMXFP4>>(weight, to, context);
     case PackedLayout::kNVFP4: return run<CodecNibbles<NibbleNVFP4>>(weight, to, context);
+    case PackedLayout::kQ5K: return run<CodecQ5K>(weight, to, context);
+    case PackedLayout::kQ5_0: return run<CodecQ5<false>>(weight, to, context);
+    case PackedLayout::kQ5_1: return run<CodecQ5<true>>(weight, to, context);
+    case PackedLayout::kQ3K: return run<CodecQ3K>(weight, to, context);
+    case PackedLayout::kQ2K: return run<CodecQ2K>(weight, to, context);
     case PackedLayout::kRows: break;
   }
   switch (weight.format) {

@@ -14,13 +14,17 @@ namespace imp::cuda {
 IMP_IMMA_LAYOUT(q8)
 IMP_IMMA_LAYOUT(q4k)
 IMP_IMMA_LAYOUT(q6k)
-IMP_IMMA_LAYOUT(groups)
 IMP_IMMA_LAYOUT(q4_0)
 IMP_IMMA_LAYOUT(q4_1)
 IMP_IMMA_LAYOUT(iq4nl)
 IMP_IMMA_LAYOUT(iq4xs)
 IMP_IMMA_LAYOUT(mxfp4)
 IMP_IMMA_LAYOUT(nvfp4)
+IMP_IMMA_LAYOUT(q5k)
+IMP_IMMA_LAYOUT(q5_0)
+IMP_IMMA_LAYOUT(q5_1)
+IMP_IMMA_LAYOUT(q3k)
+IMP_IMMA_LAYOUT(q2k)
 #undef IMP_IMMA_LAYOUT
 
 const char* imma_reject_tile(int index, PackedLayout layout, int64_t max_shared_bytes) {
@@ -28,13 +32,17 @@ const char* imma_reject_tile(int index, PackedLayout layout, int64_t max_shared_
     case PackedLayout::kQ8: return imma_reject_q8(index, max_shared_bytes);
     case PackedLayout::kQ4K: return imma_reject_q4k(index, max_shared_bytes);
     case PackedLayout::kQ6K: return imma_reject_q6k(index, max_shared_bytes);
-    case PackedLayout::kGroups: return imma_reject_groups(index, max_shared_bytes);
     case PackedLayout::kQ4_0: return imma_reject_q4_0(index, max_shared_bytes);
     case PackedLayout::kQ4_1: return imma_reject_q4_1(index, max_shared_bytes);
     case PackedLayout::kIQ4NL: return imma_reject_iq4nl(index, max_shared_bytes);
     case PackedLayout::kIQ4XS: return imma_reject_iq4xs(index, max_shared_bytes);
     case PackedLayout::kMXFP4: return imma_reject_mxfp4(index, max_shared_bytes);
     case PackedLayout::kNVFP4: return imma_reject_nvfp4(index, max_shared_bytes);
+    case PackedLayout::kQ5K: return imma_reject_q5k(index, max_shared_bytes);
+    case PackedLayout::kQ5_0: return imma_reject_q5_0(index, max_shared_bytes);
+    case PackedLayout::kQ5_1: return imma_reject_q5_1(index, max_shared_bytes);
+    case PackedLayout::kQ3K: return imma_reject_q3k(index, max_shared_bytes);
+    case PackedLayout::kQ2K: return imma_reject_q2k(index, max_shared_bytes);
     case PackedLayout::kRows: break;
   }
   return "no integer codes in this layout";
@@ -51,13 +59,17 @@ void gemm_imma_tile(int index, PackedLayout layout, const LinearArgs& args, cons
     case PackedLayout::kQ8: return gemm_imma_q8(index, args, scratch, context);
     case PackedLayout::kQ4K: return gemm_imma_q4k(index, args, scratch, context);
     case PackedLayout::kQ6K: return gemm_imma_q6k(index, args, scratch, context);
-    case PackedLayout::kGroups: return gemm_imma_groups(index, args, scratch, context);
     case PackedLayout::kQ4_0: return gemm_imma_q4_0(index, args, scratch, context);
     case PackedLayout::kQ4_1: return gemm_imma_q4_1(index, args, scratch, context);
     case PackedLayout::kIQ4NL: return gemm_imma_iq4nl(index, args, scratch, context);
     case PackedLayout::kIQ4XS: return gemm_imma_iq4xs(index, args, scratch, context);
     case PackedLayout::kMXFP4: return gemm_imma_mxfp4(index, args, scratch, context);
     case PackedLayout::kNVFP4: return gemm_imma_nvfp4(index, args, scratch, context);
+    case PackedLayout::kQ5K: return gemm_imma_q5k(index, args, scratch, context);
+    case PackedLayout::kQ5_0: return gemm_imma_q5_0(index, args, scratch, context);
+    case PackedLayout::kQ5_1: return gemm_imma_q5_1(index, args, scratch, context);
+    case PackedLayout::kQ3K: return gemm_imma_q3k(index, args, scratch, context);
+    case PackedLayout::kQ2K: return gemm_imma_q2k(index, args, scratch, context);
     case PackedLayout::kRows: break;
   }
 }

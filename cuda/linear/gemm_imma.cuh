@@ -165,8 +165,8 @@ struct ImmaLane {
     row0 = warp_tile / Tile::kWarpsTokens * Tile::kRowMmas * 16;
     token0 = warp_tile % Tile::kWarpsTokens * Tile::kTokenMmas * 8;
     first_block = warp / (Tile::kWarpsRows * Tile::kWarpsTokens) * Tile::kBlocksOfWarp;
-    codes = Format::code_offset(row0, lane) + first_block * 16;
-    pairs = row0 * Format::kCodeRow + first_block * 8;
+    codes = Format::code_offset(row0, lane) + first_block * Format::kCodeBytes;
+    pairs = row0 * Format::kCodeRow + first_block * Format::kPairBytes;
     const int token = lane % 8 + (Tile::kTokenMmas > 1 ? lane / 16 * 8 : 0);
     tokens = (token0 + token) * kTokenRow + lane / 8 % 2 * 16 + first_block * 32;
     floats = ImmaShared<Format, Tile>::kTokenCodes + (first_block * Tile::kTokens + token0 + lane % 4 * 2) * 4;

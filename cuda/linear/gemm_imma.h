@@ -20,9 +20,10 @@ struct ImmaScratch {
   int num_counters;
 };
 
-/// y (see LinearArgs; outputs of one layout) by int8 tensor cores: int32 sums within 32 (kQ6K, kGroups: 16) weights,
-/// fp32 across them, in an order that depends on shapes alone. Activations are quantised by quantize_tokens() first, so
-/// it is two kernels. x is fp32 or bf16, y fp32 (gated: fp32 or bf16). Oracle: cpp/reference/linear.cpp.
+/// y (see LinearArgs; outputs of one layout) by int8 tensor cores: int32 sums within 32 (layouts with scales per 16:
+/// 16) weights, fp32 across them, in an order that depends on shapes alone. Activations are quantised by
+/// quantize_tokens() first, so it is two kernels. x is fp32 or bf16, y fp32 (gated: fp32 or bf16). Oracle:
+/// cpp/reference/linear.cpp.
 void gemm_imma(PackedLayout layout, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context);
 
 inline constexpr int64_t kImmaMaxTokens = 256;

@@ -14,7 +14,6 @@ WgmmaInstance instance_for(PackedLayout layout, int tile_tokens) {
     case PackedLayout::kQ8: return wgmma_instance_q8(tile_tokens);
     case PackedLayout::kQ4K: return wgmma_instance_q4k(tile_tokens);
     case PackedLayout::kQ6K: return wgmma_instance_q6k(tile_tokens);
-    case PackedLayout::kGroups: return wgmma_instance_groups(tile_tokens);
     default: fail(ErrorCode::internal, "gemm_wgmma: ", wgmma_reject(layout));
   }
 }
@@ -25,8 +24,7 @@ const char* wgmma_reject(PackedLayout layout) {
   switch (layout) {
     case PackedLayout::kQ8:
     case PackedLayout::kQ4K:
-    case PackedLayout::kQ6K:
-    case PackedLayout::kGroups: return nullptr;
+    case PackedLayout::kQ6K: return nullptr;
     default: return "this layout has no wgmma kernel";
   }
 }

@@ -159,45 +159,4 @@ struct WgmmaQ6K {
   }
 };
 
-struct WgmmaGroups {
-  static constexpr int kInFlight = 4;
-  struct Row {
-    const uint8_t *codes, *scales;
-    __device__ __forceinline__ void set(const PackedView& w, int64_t row, int blocks) {
-      codes = w.codes + row * blocks * 32;
-      scales = w.scales + row * blocks * 16;
-    }
-  };
-  uint4 low, high, scales_mins;
-
-  __device__ __forceinline__ void load(const Row& row, unsigned block, unsigned blocks) {
-    const TwoChunks at(block, blocks);
-    low = load_stream_16(row.codes + at.low);
-    high = load_stream_16(row.codes + at.high);
-    scales_mins = load_stream_16(row.scales + block * 16);
-  }
-  __device__ __forceinline__ void clear() { low = high = scales_mins = {}; }
-  template <int i>
-  static __device__ __forceinline__ uint32_t pair(uint32_t u, float s, float m) {
-    return pack_bf16(fmaf(byte_above_32768<i>(u) - 32896.0f, s, -m),
-                     fmaf(byte_above_32768<i + 1>(u) - 32896.0f, s, -m));
-  }
-  __device__ __forceinline__ void expand(uint4 (&values)[4]) const {
-    const uint32_t w[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    const float s[2] = {__uint_as_float(scales_mins.x), __uint_as_float(scales_mins.z)};
-    const float m[2] = {__uint_as_float(scales_mins.y), __uint_as_float(scales_mins.w)};
-#pragma unroll
-    for (int chunk = 0; chunk < 4; ++chunk) {
-      uint32_t out[4];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t u = w[chunk * 2 + i] ^ 0x80808080u;
-        out[i * 2] = pair<0>(u, s[chunk / 2], m[chunk / 2]);
-        out[i * 2 + 1] = pair<2>(u, s[chunk / 2], m[chunk / 2]);
-      }
-      values[chunk] = {out[0], out[1], out[2], out[3]};
-    }
-  }
-};
-
 }  // namespace imp::cuda

@@ -14,6 +14,5 @@ struct WgmmaInstance {
 WgmmaInstance wgmma_instance_q8(int tile_tokens);
 WgmmaInstance wgmma_instance_q4k(int tile_tokens);
 WgmmaInstance wgmma_instance_q6k(int tile_tokens);
-WgmmaInstance wgmma_instance_groups(int tile_tokens);
 
 }  // namespace imp::cuda

@@ -2,10 +2,9 @@
 
 namespace imp::cuda {
 
-// What the shallow instances need with two rows a warp, whatever the layout.
+// What the shallow instances need at most: no layout takes more than two rows of Q8_0.
 int gemv_dp4a_shared_bytes(int cols, int tokens) {
-  return gemv_ring_bytes<RingGroups, RingGroups, 2, kGemvShallow>() + InputInt8::token_bytes(cols) * tokens +
-         kGemvPartialBytes;
+  return gemv_ring_bytes<RingQ8, RingQ8, 2, kGemvShallow>() + InputInt8::token_bytes(cols) * tokens + kGemvPartialBytes;
 }
 
 int gemv_rows_shared_bytes(WeightFormat format, int cols, int tokens) {

@@ -52,13 +52,17 @@ __device__ __forceinline__ float biased_byte(uint32_t word) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 | kIndex));
 }
 
+// A format's constants: of a row's part of a slab in shared memory kCodeRow bytes of codes, kScaleRow of scales and
+// kSuperRow of supers; of a block kScaleBytes, kCodeBytes where its codes begin and kPairBytes where the second part of
+// them is; kPlanes: of the floats beside the activations' codes.
+
 /// Scales of one f16 a block.
 template <int kBlocks>
 struct FormatQ8 {
   static constexpr bool kPerSixteen = false, kMin = false;
   static constexpr int kPlanes = 1;  // of the floats beside the activations' codes
   static constexpr int kCodeRow = odd_rows(kBlocks * 32), kScaleRow = odd_rows(kBlocks * 2 + 16), kSuperRow = 0;
-  static constexpr int kScaleBytes = 2;
+  static constexpr int kScaleBytes = 2, kCodeBytes = 16, kPairBytes = 8;
 
   template <class Copy>
   __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int, int lane,
@@ -92,12 +96,17 @@ struct FormatQ4K {
   static constexpr bool kPerSixteen = false, kMin = true;
   static constexpr int kPlanes = 2;
   static constexpr int kCodeRow = odd_rows(kBlocks * 16), kScaleRow = odd_rows(kBlocks * 2), kSuperRow = 48;
-  static constexpr int kScaleBytes = 2;
+  static constexpr int kScaleBytes = 2, kCodeBytes = 16, kPairBytes = 8;
 
   template <class Copy>
   __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int super, int lane,
                                 const Copy& copy) {
     copy_run<kBlocks>(w.codes + p.strip_start() * 16 + p.first % 32 * 16, p.count, code, lane, copy);
+    copy_scales(w, p, scale, super, lane, copy);
+  }
+  template <class Copy>
+  __device__ static void copy_scales(const PackedView& w, const SlabPart& p, int scale, int super, int lane,
+                                     const Copy& copy) {
     copy_run<kBlocks / 8>(w.scales + (p.row * p.blocks_per_row + p.first) * 2, p.count / 8, scale, lane, copy);
     copy_window<kBlocks / 2>(w.supers, (p.row * (p.blocks_per_row / 8) + p.first / 8) * 4, p.count / 2, super, lane,
                              copy);
@@ -131,7 +140,7 @@ struct FormatQ6K {
   static constexpr bool kPerSixteen = true, kMin = false;
   static constexpr int kPlanes = 1;
   static constexpr int kCodeRow = odd_rows(kBlocks * 24), kScaleRow = odd_rows(kBlocks * 2), kSuperRow = 48;
-  static constexpr int kScaleBytes = 2;
+  static constexpr int kScaleBytes = 2, kCodeBytes = 16, kPairBytes = 8;
 
   template <class Copy>
   __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int super, int lane,
@@ -140,9 +149,7 @@ struct FormatQ6K {
     copy_run<kBlocks>(strip + p.first % 32 * 16, p.count, code, lane, copy);
     copy_run<kBlocks / 2>(strip + p.strip_width() * 16 + p.first % 32 * 8, p.count / 2, code + kBlocks * 16, lane,
                           copy);
-    copy_run<kBlocks / 8>(w.scales + (p.row * p.blocks_per_row + p.first) * 2, p.count / 8, scale, lane, copy);
-    copy_window<kBlocks / 2>(w.supers, (p.row * (p.blocks_per_row / 8) + p.first / 8) * 4, p.count / 2, super, lane,
-                             copy);
+    FormatQ4K<kBlocks>::copy_scales(w, p, scale, super, lane, copy);
   }
   __device__ static int scale_phase(int64_t, int) { return 0; }
   __device__ static int super_phase(int64_t row, int blocks_per_row) {
@@ -173,37 +180,6 @@ struct FormatQ6K {
     const uint32_t s = *reinterpret_cast<const uint16_t*>(at) ^ 0x8080u;  // + 128: 0 to 255
     constexpr float kBias = 0x1p23f + 128;
     return {super.s * (biased_byte<0>(s) - kBias), 0, super.s * (biased_byte<1>(s) - kBias), 0};
-  }
-};
-
-template <int kBlocks>
-struct FormatGroups {
-  static constexpr bool kPerSixteen = true, kMin = true;
-  static constexpr int kPlanes = 3;
-  static constexpr int kCodeRow = odd_rows(kBlocks * 32), kScaleRow = odd_rows(kBlocks * 16), kSuperRow = 0;
-  static constexpr int kScaleBytes = 16;
-
-  template <class Copy>
-  __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int, int lane,
-                                const Copy& copy) {
-    const uint8_t* codes = w.codes + p.strip_start() * 32 + p.first % 32 * 16;
-    copy_run<kBlocks>(codes, p.count, code, lane, copy);
-    copy_run<kBlocks>(codes + p.strip_width() * 16, p.count, code + kBlocks * 16, lane, copy);
-    copy_run<kBlocks>(w.scales + (p.row * p.blocks_per_row + p.first) * 16, p.count, scale, lane, copy);
-  }
-  __device__ static int scale_phase(int64_t, int) { return 0; }
-  __device__ static int super_phase(int64_t, int) { return 0; }
-
-  __device__ static int code_offset(int row, int lane) {
-    return (row + lane % 16) * kCodeRow + lane / 16 * (kBlocks * 16);
-  }
-  __device__ static void load_codes(uint32_t (&a)[4], uint32_t codes, uint32_t, int block, int) {
-    load_rows_x4(a, codes + block * 16);
-  }
-  __device__ static RowSuper super(const uint8_t*) { return {}; }
-  __device__ static RowScale scale(const uint8_t* at, const RowSuper&) {
-    const float4 v = *reinterpret_cast<const float4*>(at);
-    return {v.x, -v.y, v.z, -v.w};
   }
 };
 

@@ -11,7 +11,7 @@ struct FormatNibbles {
   static constexpr bool kPerSixteen = Format::kPerSixteen, kMin = Format::kMin;
   static_assert(!(kPerSixteen && kMin));
   static constexpr int kPlanes = kMin ? 2 : 1;
-  static constexpr int kScaleBytes = Format::kScaleBytes;
+  static constexpr int kScaleBytes = Format::kScaleBytes, kCodeBytes = 16, kPairBytes = 8;
   static constexpr int kCodeRow = odd_rows(kBlocks * 16), kScaleRow = odd_rows(kBlocks * kScaleBytes);
   static constexpr int kSuperRow = Format::kSupers ? 48 : 0;
 

@@ -1,5 +1,6 @@
 #include "linear/packed_weight.h"
 
+#include "core/error.h"
 #include "quant/format.h"
 
 namespace imp::cuda {
@@ -18,8 +19,13 @@ PackedLayout packed_layout_of(WeightFormat format) {
     case WeightFormat::iq4_xs: return PackedLayout::kIQ4XS;
     case WeightFormat::mxfp4: return PackedLayout::kMXFP4;
     case WeightFormat::nvfp4: return PackedLayout::kNVFP4;
-    default: return PackedLayout::kGroups;
+    case WeightFormat::q5_k: return PackedLayout::kQ5K;
+    case WeightFormat::q5_0: return PackedLayout::kQ5_0;
+    case WeightFormat::q5_1: return PackedLayout::kQ5_1;
+    case WeightFormat::q3_k: return PackedLayout::kQ3K;
+    case WeightFormat::q2_k: return PackedLayout::kQ2K;
   }
+  fail(ErrorCode::internal, "no layout for this format");
 }
 
 PackedSizes packed_sizes(PackedLayout layout, WeightFormat format, int64_t rows, int64_t cols) {
@@ -31,13 +37,17 @@ PackedSizes packed_sizes(PackedLayout layout, WeightFormat format, int64_t rows,
     case PackedLayout::kQ8: return {blocks * 32, blocks * 2, 0};
     case PackedLayout::kQ4K: return {blocks * 16, blocks * 2, supers * 4};
     case PackedLayout::kQ6K: return {blocks * 24, blocks * 2, supers * 4};
-    case PackedLayout::kGroups: return {blocks * 32, blocks * 16, 0};
     case PackedLayout::kQ4_0: return {blocks * 16, padded(2), 0};
     case PackedLayout::kQ4_1: return {blocks * 16, padded(4), 0};
     case PackedLayout::kIQ4NL: return {blocks * 16, padded(2), 0};
     case PackedLayout::kIQ4XS: return {blocks * 16, padded(1), supers * 4};
     case PackedLayout::kMXFP4: return {blocks * 16, padded(1), 0};
     case PackedLayout::kNVFP4: return {blocks * 16, padded(2), 0};
+    case PackedLayout::kQ5K: return {blocks * 20, blocks * 2, supers * 4};
+    case PackedLayout::kQ5_0: return {blocks * 16, padded(2), padded(4)};
+    case PackedLayout::kQ5_1: return {blocks * 16, padded(4), padded(4)};
+    case PackedLayout::kQ3K: return {blocks * 12, blocks * 2, supers * 4};
+    case PackedLayout::kQ2K: return {blocks * 8, blocks * 2, supers * 4};
   }
   return {};
 }

@@ -12,35 +12,50 @@ namespace imp::cuda {
 /// strips of 32 blocks, one block a lane: chunk c (16 bytes of codes) of the 32 blocks of a strip is contiguous, so
 /// that a warp's 128-bit loads are. The last strip of a row is as wide as what is left.
 ///
-///  layout      codes a block          scales a block           supers a row, per 8 blocks    value
-///  kRows       (fp32, f16 or bf16 rows in the file's order; no blocks)
-///  kQ8         int8 x 32 (2 chunks)   f16 d                    -                             d * q
-///  kQ4K        4 bits x 32 (1 chunk)  u8 scale, u8 min         f16 d, f16 dmin               d * scale * q - dmin *
-///  min kQ6K        4 bits x 32, then      i8 scale x 2 (per 16)    f16 d, unused                 d * scale * (q - 32)
-///              2 bits x 32 (8 bytes)
-///  kGroups     int8 x 32 (2 chunks)   (fp32 s, fp32 m) x 2     -                             s * q - m, per 16
-///  kQ4_0       4 bits x 32 (1 chunk)  f16 d                    -                             d * (q - 8)
-///  kQ4_1       as kQ4_0               f16 d, f16 m             -                             d * q + m
-///  kIQ4NL      as kQ4_0               f16 d                    -                             d * table[q]
-///  kIQ4XS      as kQ4_0               i8 scale                 f16 d, unused                 d * scale * table[q]
-///  kMXFP4      as kQ4_0               u8 e                     -                             2^(e - 128) * table[q]
-///  kNVFP4      as kQ4_0               ue4m3 d x 2 (per 16)     -                             d / 2 * table[q]
+///  layout  codes a block              scales a block        supers a row, per 8 blocks  value
+///  kRows   (fp32, f16 or bf16 rows in the file's order; no blocks)
+///  kQ8     int8 x 32 (2 chunks)       f16 d                 -                           d * q
+///  kQ4K    4 bits x 32 (1 chunk)      u8 scale, u8 min      f16 d, f16 dmin             d * scale * q - dmin * min
+///  kQ6K    4 bits x 32, then          i8 scale x 2          f16 d, unused               d * scale * (q - 32)
+///          2 bits x 32 (8 bytes)      (per 16)
+///  kQ4_0   4 bits x 32 (1 chunk)      f16 d                 -                           d * (q - 8)
+///  kQ4_1   as kQ4_0                   f16 d, f16 m          -                           d * q + m
+///  kIQ4NL  as kQ4_0                   f16 d                 -                           d * table[q]
+///  kIQ4XS  as kQ4_0                   i8 scale              f16 d, unused               d * scale * table[q]
+///  kMXFP4  as kQ4_0                   u8 e                  -                           2^(e - 128) * table[q]
+///  kNVFP4  as kQ4_0                   ue4m3 d x 2 (per 16)  -                           d / 2 * table[q]
+///  kQ5K    FiveBits: nibbles, then    as kQ4K               as kQ4K                     as kQ4K
+///          4 bytes of the plane
+///  kQ5_0   FiveBits' nibbles          f16 d                 the plane: 4 bytes a block  d * (q - 16)
+///          (1 chunk)
+///  kQ5_1   as kQ5_0                   f16 d, f16 m          as kQ5_0                    d * q + m
+///  kQ3K    CodecQ3K: fields           i8 scale x 2          f16 d, unused               d * scale * (q - 4)
+///          (8 bytes), then the plane  (per 16)
+///          (4 bytes)
+///  kQ2K    2 bits x 32 (8 bytes)      scale + 16 * min      f16 d, f16 dmin             d * scale * q - dmin * min
+///                                     x 2 (per 16)
 ///
 /// In a 16-byte chunk of 4-bit codes byte j holds weight j (low) and j + 16 (high). In the 8 bytes of 2-bit codes byte
-/// j holds weights j, j + 8, j + 16, j + 24, lowest bits first.
-/// From kQ4_0 on, see device/nibble_formats.cuh; rows of scales begin on 16 bytes.
+/// j holds weights j, j + 8, j + 16, j + 24, lowest bits first. From kQ4_0 to kNVFP4, see device/nibble_formats.cuh;
+/// FiveBits is in device/codec_five_bits.cuh, CodecQ3K in device/codec_few_bits.cuh. Of codes in two parts a strip has
+/// the first parts of its blocks, then the second ones. From kQ4_0 to kNVFP4 and in kQ5_0 and kQ5_1 a row's scales, and
+/// its planes, begin on 16 bytes.
 enum class PackedLayout : int {
-  kRows = 0,
-  kQ8 = 1,
-  kQ4K = 2,
-  kQ6K = 3,
-  kGroups = 4,
+  kRows,
+  kQ8,
+  kQ4K,
+  kQ6K,
   kQ4_0,
   kQ4_1,
   kIQ4NL,
   kIQ4XS,
   kMXFP4,
   kNVFP4,
+  kQ5K,
+  kQ5_0,
+  kQ5_1,
+  kQ3K,
+  kQ2K,
 };
 
 inline constexpr int kStripBlocks = 32;

@@ -354,7 +354,8 @@ TEST_CASE("long rows, many rows") {
   Workspace workspace(1 << 20);  // a scratch smaller than the weight: the GEMM goes in slices
   for (WeightFormat format :
        {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_0, WeightFormat::bf16,
-        WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
+        WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::nvfp4,
+        WeightFormat::q5_k, WeightFormat::q3_k, WeightFormat::q2_k}) {
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{130, 12288}, {9001, 256}}) {
       const Operand w(format, n, k, random, workspace.device.context());
       for (const auto& entry : linear_table().entries()) {
@@ -419,6 +420,9 @@ TEST_CASE("three outputs, of one format and of several, as the table chooses") {
                                 {F::q6_k, F::q5_0, F::q4_1},
                                 {F::iq4_xs, F::iq4_xs, F::q5_k},
                                 {F::q4_0, F::iq4_nl, F::q4_0},
+                                {F::q5_k, F::q5_k, F::q6_k},
+                                {F::q6_k, F::q5_k, F::q4_k},
+                                {F::q3_k, F::q3_k, F::q4_k},
                                 {F::mxfp4, F::nvfp4, F::mxfp4}}) {
     const Operand wq(q, 67, 512, random, with), wk(k, 21, 512, random, with), wv(v, 21, 512, random, with);
     for (int64_t m : {1, 3, 8, 40}) {
@@ -435,7 +439,8 @@ TEST_CASE("three outputs, of one format and of several, as the table chooses") {
   }
 }
 
-TEST_CASE("Q4_K and Q6_K outputs are one launch of a GEMV, in any order and with fewer rows than the card has blocks") {
+TEST_CASE(
+    "outputs of two formats are one launch of a GEMV, in any order and with fewer rows than the card has blocks") {
   Random random(14);
   Workspace workspace;
   const auto& with = workspace.device.context();
@@ -443,7 +448,14 @@ TEST_CASE("Q4_K and Q6_K outputs are one launch of a GEMV, in any order and with
   for (const auto& [q, k, v] : {std::tuple{F::q4_k, F::q4_k, F::q6_k},
                                 {F::q6_k, F::q4_k, F::q4_k},
                                 {F::q4_k, F::q6_k, F::q4_k},
-                                {F::q6_k, F::q6_k, F::q4_k}}) {
+                                {F::q6_k, F::q6_k, F::q4_k},
+                                {F::q5_k, F::q5_k, F::q6_k},
+                                {F::q6_k, F::q5_k, F::q5_k},
+                                {F::q3_k, F::q3_k, F::q4_k},
+                                {F::q2_k, F::q2_k, F::q4_k},
+                                {F::q5_0, F::q5_0, F::q8_0},
+                                {F::q8_0, F::q5_0, F::q8_0}}) {
+    const bool is_rare = q == F::q3_k || q == F::q2_k || k == F::q5_0;  // more launches from 2 tokens on
     for (int64_t cols : {256, 1280, 2048}) {
       const Operand wq(q, 531, cols, random, with), wk(k, 1, cols, random, with), wv(v, 67, cols, random, with);
       for (int64_t m : {1, 2}) {
@@ -456,7 +468,8 @@ TEST_CASE("Q4_K and Q6_K outputs are one launch of a GEMV, in any order and with
         CAPTURE(cols);
         CAPTURE(m);
         CHECK(call.check(y, std::vector(3, Arithmetic::int8)) == "");
-        CHECK(workspace.device.launches == std::map<std::string, int64_t>{{"gemv_dp4a", 1}});
+        const int64_t launches = m == 1 || !is_rare ? 1 : q == k ? 2 : 3;
+        CHECK(workspace.device.launches == std::map<std::string, int64_t>{{"gemv_dp4a", launches}});
       }
     }
   }
@@ -506,13 +519,15 @@ TEST_CASE("a weight's own scale multiplies it") {
 TEST_CASE("scales that are not finite spoil their own rows alone") {
   Random random(16);
   Workspace workspace;
-  for (WeightFormat format : {WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_nl, WeightFormat::iq4_xs}) {
+  for (WeightFormat format :
+       {WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_nl, WeightFormat::iq4_xs, WeightFormat::q5_k,
+        WeightFormat::q5_0, WeightFormat::q5_1, WeightFormat::q3_k, WeightFormat::q2_k}) {
     const int64_t n = 37, k = 1280;
     WeightMatrix host(format, n, k, random);
     const int64_t row = row_bytes(format, k);
     for (int64_t r : {3, 36}) {  // d of the row's second block
       const uint16_t bad = r == 3 ? 0x7c00 : 0x7e00;
-      std::memcpy(&host.bytes[r * row + info(format).block_bytes], &bad, 2);
+      std::memcpy(&host.bytes[r * row + info(format).block_bytes + f16_fields(format)[0]], &bad, 2);
     }
     const PackedMatrix w(host, workspace.device.context());
     for (int64_t m : {1, 2, 5, 8, 40}) {
@@ -579,7 +594,8 @@ TEST_CASE("a NaN or infinity in one token's activations shows in all its results
   Workspace workspace;
   for (WeightFormat format :
        {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_1, WeightFormat::f16,
-        WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::nvfp4}) {
+        WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::nvfp4,
+        WeightFormat::q5_k, WeightFormat::q5_0, WeightFormat::q3_k, WeightFormat::q2_k}) {
     const Operand w(format, 20, 512, random, workspace.device.context());
     for (float bad : {kNan, INFINITY, -INFINITY}) {
       for (int64_t m : {1, 3, 9}) {
@@ -1021,7 +1037,8 @@ TEST_CASE("every tile of the int8 tensor-core product, at shapes that fill none 
   Random random(10);
   Workspace workspace;
   const auto& with = workspace.device.context();
-  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_k}) {
+  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_k,
+                              WeightFormat::q5_0, WeightFormat::q5_1, WeightFormat::q3_k, WeightFormat::q2_k}) {
     const int64_t unit = info(format).block_elements;
     std::set<int> ran;
     for (int64_t k : {unit, int64_t{unit == 32 ? 1120 : 1280}, int64_t{2304}}) {
@@ -1126,7 +1143,7 @@ TEST_CASE("gemm_wgmma: three outputs in several formats, gated and bf16, beside 
   const DeviceArray<uint16_t> x_bf16(narrow);
   using F = WeightFormat;
   for (const auto& [fq, fk, fv] :
-       {std::tuple{F::q4_k, F::q4_k, F::q6_k}, {F::q8_0, F::q8_0, F::q8_0}, {F::q6_k, F::q5_0, F::q4_1}}) {
+       {std::tuple{F::q4_k, F::q4_k, F::q6_k}, {F::q8_0, F::q8_0, F::q8_0}, {F::q6_k, F::q8_0, F::q4_k}}) {
     const Operand wq(fq, 264, k, random, with), wk(fk, 64, k, random, with), wv(fv, 67, k, random, with);
     for (bool accumulate : {false, true}) {
       Prefill prefill{

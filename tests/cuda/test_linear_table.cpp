@@ -84,6 +84,7 @@ TEST_CASE("gemm_wgmma: between the few tokens of integers and the many that pay 
     CHECK(verdict("gemm_wgmma", p) == "k is not a multiple of 32");
   }
   CHECK(verdict("gemm_wgmma", problem(F::f16, 128, 90)) == "this layout has no wgmma kernel");
+  CHECK(verdict("gemm_wgmma", problem(F::q3_k, 128, 90)) == "this layout has no wgmma kernel");
   CHECK(verdict("gemm_wgmma", problem(F::q8_0, 128, 120)) == "wgmma exists on sm_90 alone");
   CHECK(verdict("gemm_imma", problem(F::q8_0, 128, 120)) == "chosen");
   CHECK(verdict("gemm_imma", problem(F::q8_0, 128, 90)) == "more than 64 tokens, and gemm_wgmma exists");

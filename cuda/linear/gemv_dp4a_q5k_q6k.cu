@@ -1,0 +1,10 @@
+#include "device/ring_five_bits.cuh"
+#include "linear/gemv_kernel.cuh"
+
+namespace imp::cuda {
+
+void gemv_dp4a_q5k_q6k(const GemvArgs& args, const LaunchContext& context) {
+  launch_gemv_tokens<RingQ5K, RingQ6K, InputInt8, 2, 3>("gemv_dp4a", args, context);
+}
+
+}  // namespace imp::cuda
