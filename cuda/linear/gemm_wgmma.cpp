@@ -14,6 +14,7 @@ WgmmaInstance instance_for(PackedLayout layout, int tile_tokens) {
     case PackedLayout::kQ8: return wgmma_instance_q8(tile_tokens);
     case PackedLayout::kQ4K: return wgmma_instance_q4k(tile_tokens);
     case PackedLayout::kQ6K: return wgmma_instance_q6k(tile_tokens);
+    case PackedLayout::kQ5K: return wgmma_instance_q5k(tile_tokens);
     default: fail(ErrorCode::internal, "gemm_wgmma: ", wgmma_reject(layout));
   }
 }
@@ -24,7 +25,8 @@ const char* wgmma_reject(PackedLayout layout) {
   switch (layout) {
     case PackedLayout::kQ8:
     case PackedLayout::kQ4K:
-    case PackedLayout::kQ6K: return nullptr;
+    case PackedLayout::kQ6K:
+    case PackedLayout::kQ5K: return nullptr;
     default: return "this layout has no wgmma kernel";
   }
 }

@@ -159,4 +159,49 @@ struct WgmmaQ6K {
   }
 };
 
+struct WgmmaQ5K {
+  static constexpr int kInFlight = 4;
+  struct Row {
+    const uint8_t *codes, *scales, *supers;
+    __device__ __forceinline__ void set(const PackedView& w, int64_t row, int blocks) {
+      codes = w.codes + row * blocks * 20;
+      scales = w.scales + row * blocks * 2;
+      supers = w.supers + row * (blocks / 8) * 4;
+    }
+  };
+  uint4 nibbles;
+  uint32_t plane, super;
+  uint16_t scale_min;
+
+  __device__ __forceinline__ void load(const Row& row, unsigned block, unsigned blocks) {
+    const unsigned strip = block / 32, lane = block % 32, width = min(32u, blocks - strip * 32);
+    nibbles = load_stream_16(row.codes + strip * 640 + lane * 16);
+    plane = load_stream_4(row.codes + strip * 640 + width * 16 + lane * 4);
+    scale_min = load_stream_2(row.scales + block * 2);
+    super = load_stream_4(row.supers + block / 8 * 4);
+  }
+  __device__ __forceinline__ void clear() { nibbles = {}, plane = super = 0, scale_min = 0; }
+  __device__ __forceinline__ void expand(uint4 (&values)[4]) const {
+    const uint32_t w[4] = {nibbles.x, nibbles.y, nibbles.z, nibbles.w};
+    const float2 d = __half22float2(*reinterpret_cast<const __half2*>(&super));
+    const float s = d.x * static_cast<float>(scale_min & 255);
+    const float m = d.y * static_cast<float>(scale_min >> 8);
+#pragma unroll
+    for (int chunk = 0; chunk < 4; ++chunk) {
+      uint32_t out[4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        // FiveBits: the lower half has its highest bits in the plane, the upper half its lowest.
+        const int k = chunk % 2 * 2 + i;
+        const uint32_t bits = plane >> (2 * k);
+        const uint32_t v = chunk < 2 ? (w[k] & 0x0f0f0f0fu) | ((bits << 3) & 0x10101010u)
+                                     : ((w[k] >> 3) & 0x1e1e1e1eu) | (bits & 0x01010101u);
+        out[i * 2] = WgmmaQ4K::pair<0>(v, s, m);
+        out[i * 2 + 1] = WgmmaQ4K::pair<2>(v, s, m);
+      }
+      values[chunk] = {out[0], out[1], out[2], out[3]};
+    }
+  }
+};
+
 }  // namespace imp::cuda

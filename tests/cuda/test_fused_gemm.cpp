@@ -151,7 +151,7 @@ std::string run_and_check(Scratch& scratch, std::vector<const Operand*> weights,
   return "";
 }
 
-constexpr WeightFormat kFormats[] = {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k};
+constexpr WeightFormat kFormats[] = {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_k};
 
 }  // namespace
 

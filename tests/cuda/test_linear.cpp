@@ -1143,7 +1143,7 @@ TEST_CASE("gemm_wgmma: three outputs in several formats, gated and bf16, beside 
   const DeviceArray<uint16_t> x_bf16(narrow);
   using F = WeightFormat;
   for (const auto& [fq, fk, fv] :
-       {std::tuple{F::q4_k, F::q4_k, F::q6_k}, {F::q8_0, F::q8_0, F::q8_0}, {F::q6_k, F::q8_0, F::q4_k}}) {
+       {std::tuple{F::q4_k, F::q4_k, F::q6_k}, {F::q8_0, F::q8_0, F::q8_0}, {F::q6_k, F::q5_k, F::q4_k}}) {
     const Operand wq(fq, 264, k, random, with), wk(fk, 64, k, random, with), wv(fv, 67, k, random, with);
     for (bool accumulate : {false, true}) {
       Prefill prefill{

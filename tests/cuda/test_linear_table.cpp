@@ -64,7 +64,7 @@ TEST_CASE("gemm_hmma: Q4_K where gemm.q4k_hmma_enabled is set, from 32 tokens on
 }
 
 TEST_CASE("gemm_wgmma: between the few tokens of integers and the many that pay for expanding first, on sm_90") {
-  for (F format : {F::q8_0, F::q4_k, F::q6_k}) {
+  for (F format : {F::q8_0, F::q4_k, F::q6_k, F::q5_k}) {
     LinearProblem p = problem(format, 64, 90);
     CHECK(verdict("gemm_imma", p) == "chosen");
     for (int64_t m : {65, 128, 256}) {
