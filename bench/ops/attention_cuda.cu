@@ -1,5 +1,6 @@
 // Decode attention of one step, layer after layer in one CUDA graph: time a layer, bytes of K and V a second.
 //   attention_cuda                  the shapes of known models at many depths and batch sizes, with the backend's plans
+//   attention_cuda brief            the first of them alone
 //   attention_cuda sweep SHAPE D..  one shape at given depths, with many plans
 // "alone": attention kernels one after another. "in step": what a layer gains in time when attention is put behind a
 // kernel that streams as many weights as a QKV projection, so that caches are as cold and overlap as likely as in a
@@ -54,13 +55,20 @@ __global__ void fill_random(__half* data, int64_t count, uint32_t seed) {
   }
 }
 
-/// Reads `words` 16-byte words, and writes something that depends on all of them.
-__global__ __launch_bounds__(256) void stream_weights(const uint4* weights, int64_t words, float* q) {
+/// Reads `words` 16-byte words, and writes something that depends on all of them. Threads and shared memory are those
+/// of a GEMV, beside which attention must fit.
+constexpr int kStreamThreads = 512, kStreamBytes = 108 * 1024;
+__global__ __launch_bounds__(kStreamThreads, 2) void stream_weights(const uint4* weights, int64_t words, float* q) {
+  constexpr int kAtOnce = 8;
   pdl_trigger();
   uint32_t sum = 0;
-  for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < words; i += int64_t{gridDim.x} * 256) {
-    const uint4 w = load_stream_16(weights + i);
-    sum += w.x ^ w.y ^ w.z ^ w.w;
+  const int64_t stride = int64_t{gridDim.x} * kStreamThreads;
+  for (int64_t i = blockIdx.x * int64_t{kStreamThreads} + threadIdx.x; i < words; i += kAtOnce * stride) {
+    uint4 w[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) w[j] = load_stream_16(weights + min(i + j * stride, words - 1));
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) sum += w[j].x ^ w[j].y ^ w[j].z ^ w[j].w;
   }
   pdl_wait();
   if (sum == 0x12345678) q[threadIdx.x] = 1;
@@ -121,18 +129,27 @@ struct Bench {
 /// they are large).
 class Step {
  public:
-  Step(Bench& bench, const Shape& shape, int depth, int batch) : bench_(bench), shape_(shape), batch_(batch) {
-    const int64_t blocks = (depth + kBlockSize - 1) / kBlockSize, per_layer = blocks * batch;
+  Step(Bench& bench, const Shape& shape, const std::vector<int>& depths)
+      : bench_(bench), shape_(shape), batch_(static_cast<int>(depths.size())) {
+    const int batch = batch_, deepest = *std::max_element(depths.begin(), depths.end());
+    const int64_t stride = (deepest + kBlockSize - 1) / kBlockSize;
+    int64_t per_layer = 0, tokens = 0;
+    for (int depth : depths) per_layer += (depth + kBlockSize - 1) / kBlockSize, tokens += depth;
     const int64_t elements = per_layer * kBlockSize * shape.num_kv_heads * shape.head_dim;
-    layer_bytes_ = int64_t{depth} * batch * shape.num_kv_heads * shape.head_dim * 4;
+    layer_bytes_ = tokens * shape.num_kv_heads * shape.head_dim * 4;
     layers_ = static_cast<int>(std::clamp<int64_t>((int64_t{4} << 30) / (elements * 4), 4, shape.layers));
     check(cudaMalloc(&cache_, static_cast<size_t>(elements * 4 * layers_)), "cudaMalloc");
     fill_random<<<1024, 256>>>(cache_, elements * 2 * layers_, 7);
     elements_ = elements;
-    std::vector<int32_t> tables(static_cast<size_t>(per_layer)), starts(batch + 1), lengths(batch, depth),
-        positions(batch, depth - 1);
-    for (size_t i = 0; i < tables.size(); ++i) tables[i] = static_cast<int32_t>(i);
-    for (size_t i = tables.size(); i > 1; --i) std::swap(tables[i - 1], tables[i * 2654435761u % i]);
+    std::vector<int32_t> ids(static_cast<size_t>(per_layer)), tables(static_cast<size_t>(stride * batch)),
+        starts(batch + 1), lengths(depths.begin(), depths.end()), positions(lengths);
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
+    for (size_t i = ids.size(); i > 1; --i) std::swap(ids[i - 1], ids[i * 2654435761u % i]);
+    for (int s = 0; s < batch; ++s) {
+      --positions[s];
+      for (int i = 0; i < (depths[s] + kBlockSize - 1) / kBlockSize; ++i, ids.pop_back())
+        tables[s * stride + i] = ids.back();
+    }
     for (int i = 0; i <= batch; ++i) starts[i] = i;
     const int q_cols = shape.num_heads * shape.head_dim, kv_cols = shape.num_kv_heads * shape.head_dim;
     std::vector<float> values(static_cast<size_t>(batch) * (q_cols + 2 * kv_cols)), freq(shape.head_dim / 2, 0.01f),
@@ -154,10 +171,10 @@ class Step {
                    .query_start = starts_,
                    .context_len = lengths_,
                    .block_tables = tables_,
-                   .block_table_stride = static_cast<int>(blocks),
+                   .block_table_stride = static_cast<int>(stride),
                    .positions = positions_,
                    .max_query_len = 1,
-                   .max_context_len = depth};
+                   .max_context_len = deepest};
     args_ = {};
     args_.q = rope_.q, args_.out = f32_view(out_, batch, q_cols);
     args_.num_heads = shape.num_heads, args_.scale = 0.1f;
@@ -208,8 +225,8 @@ class Step {
   }
   void stream(int layer) {
     const int64_t words = shape_.qkv_megabytes * 65536, slots = bench_.weight_bytes / 16 / words;
-    launch(bench_.context, "stream", stream_weights, 132 * 4, 256, 0, bench_.weights + layer % slots * words, words,
-           values_);
+    launch(bench_.context, "stream", stream_weights, 132, kStreamThreads, kStreamBytes,
+           bench_.weights + layer % slots * words, words, values_);
   }
 
   Bench& bench_;
@@ -224,76 +241,68 @@ class Step {
   AttentionArgs args_;
 };
 
-void table(Bench& bench) {
-  std::printf("%-14s %6s %4s  %-14s %9s %9s %9s %9s %6s\n", "shape", "depth", "seqs", "plan", "alone us", "+pdl us",
-              "in step", "GB/s", "share");
+void print_line(Bench& bench, Step& step, const DecodePlan& plan, const std::string& label) {
+  const auto attention = [&](const QkRopeKvArgs& rope, const AttentionArgs& args) {
+    rope_attention_decode(rope, args, plan, bench.scratch, bench.context);
+  };
+  const double plain = step.alone(false, attention), pdl = step.alone(true, attention), in = step.in_step(attention);
+  const auto share = [&](double us) { return 100 * step.layer_bytes() / us / 1e-6 / kReadBandwidth; };
+  std::printf("%-24s w%d %3d/%-2d s%d p%d %9.2f %9.2f %9.2f %8.0f%% %8.0f%%\n", label.c_str(), plan.warps, plan.splits,
+              plan.cluster, plan.stages, plan.min_pages, plain, pdl, in, share(std::min(pdl, plain)), share(in));
+  std::fflush(stdout);
+}
+void print_head() {
+  std::printf("%-24s %-16s %9s %9s %9s %9s %9s\n", "shape, depth x sequences", "plan", "alone us", "+pdl us", "in step",
+              "of alone", "of step");
+}
+
+void table(Bench& bench, bool brief) {
+  print_head();
   for (const Shape& shape : kShapes) {
+    const auto line = [&](const std::vector<int>& depths, const std::string& what) {
+      Step step(bench, shape, depths);
+      print_line(bench, step, plan_decode(step.args(0), true, bench.scratch, bench.context),
+                 std::string(shape.name) + " " + what);
+    };
     for (const auto& [depth, batch] : {std::pair{16, 1},
-                                       {128, 1},
                                        {512, 1},
+                                       {2048, 1},
                                        {4096, 1},
                                        {16384, 1},
                                        {65536, 1},
-                                       {256, 4},
                                        {4096, 4},
                                        {512, 16},
                                        {4096, 16},
                                        {512, 64},
-                                       {2048, 64}}) {
-      Step step(bench, shape, depth, batch);
-      const DecodePlan plan = plan_decode(step.args(0), true, bench.scratch, bench.context);
-      const auto attention = [&](const QkRopeKvArgs& rope, const AttentionArgs& args) {
-        rope_attention_decode(rope, args, plan, bench.scratch, bench.context);
-      };
-      const double plain = step.alone(false, attention), pdl = step.alone(true, attention),
-                   in = step.in_step(attention);
-      const double best = std::min(pdl, plain);
-      std::printf("%-14s %6d %4d  w%d %2d/%-2d s%d    %9.2f %9.2f %9.2f %9.0f %5.0f%%\n", shape.name, depth, batch,
-                  plan.warps, plan.splits, plan.cluster, plan.stages, plain, pdl, in, step.layer_bytes() / best / 1e3,
-                  100 * step.layer_bytes() / best / 1e-6 / kReadBandwidth);
-      std::fflush(stdout);
+                                       {2048, 64}})
+      line(std::vector<int>(batch, depth), std::to_string(depth) + "x" + std::to_string(batch));
+    for (int others : {4, 16, 63}) {
+      std::vector<int> depths(others, 512);
+      depths.push_back(16384);
+      line(depths, "512x" + std::to_string(others) + "+16384");
     }
+    if (brief) return;
   }
 }
 
-template <int kHeadDim>
-void try_plan(Bench& bench, Step& step, const DecodePlan& plan, int depth) {
-  const AttentionArgs args = step.args(0);
-  const DecodeShared shared = decode_shared(kHeadDim, plan.warps, plan.stages, 8, 1, plan.cluster);
-  if (shared.total + 1024 > bench.context.max_shared_bytes) return;
-  const int pairs = args.batch.num_sequences * args.cache.num_kv_heads;
-  if (decode_partial_floats(plan, pairs, kHeadDim) > bench.scratch.partial_floats) return;
-  const auto attention = [&](const QkRopeKvArgs& rope, const AttentionArgs& a) {
-    rope_attention_decode(rope, a, plan, bench.scratch, bench.context);
-  };
-  const double pdl = step.alone(true, attention), in = step.in_step(attention);
-  std::printf("%6d x%-3d w%d %2d/%-2d s%d p%d %8.2f %8.2f us %7.0f GB/s\n", depth, args.batch.num_sequences, plan.warps,
-              plan.splits, plan.cluster, plan.stages, plan.min_pages, pdl, in, step.layer_bytes() / pdl / 1e3);
-  std::fflush(stdout);
-}
-
-template <int kHeadDim>
-void sweep(Bench& bench, const Shape& shape, int depth, int batch) {
-  Step step(bench, shape, depth, batch);
-  const int pages = (depth + 15) / 16;
-  std::vector<DecodePlan> plans;
-  for (int cluster : {1, 2, 4, 8})
-    for (int splits : {1, 2, 4, 8, 12, 14, 16, 32, 33})
-      for (int stages : {1, 2, 3, 4}) {
-        const int per_warp = pages / (splits * 4);  // of the narrower blocks
-        if (splits % cluster != 0 || per_warp < stages / 2 || (per_warp > 4 && stages == 1)) continue;
-        if (splits > 1 && batch * shape.num_kv_heads * splits > 2 * bench.context.num_sms) continue;
-        if (splits < 8 && per_warp > 16 && batch == 1) continue;  // far too few blocks
-        plans.push_back({splits, cluster, stages, 1});
-      }
-  for (const DecodePlan& plan : plans) {
-    try_plan<kHeadDim>(bench, step, plan, depth);
-    if (max_decode_warps(kHeadDim) == 8) {
-      DecodePlan wide = plan;
-      wide.warps = 8;
-      try_plan<kHeadDim>(bench, step, wide, depth);
-    }
-  }
+void sweep(Bench& bench, const Shape& shape, const std::string& text) {
+  const size_t x = text.find('x');  // DEPTH or DEPTHxBATCH
+  const int depth = std::atoi(text.c_str()), batch = x == std::string::npos ? 1 : std::atoi(text.c_str() + x + 1);
+  Step step(bench, shape, std::vector<int>(batch, depth));
+  const int pages = (depth + 15) / 16, per_head = bench.context.num_sms / shape.num_kv_heads;
+  for (int warps : {4, 8})
+    for (int cluster : {1, 2, 4, 8})
+      for (int splits : {per_head / 2, per_head - 1, per_head, 2 * per_head, 2 * per_head + 1})
+        for (int stages : {1, 2, 3, 4}) {
+          DecodePlan plan = {cluster > 1 ? cluster : splits, cluster, stages, 1, warps};
+          if (cluster > 1 && (splits != per_head || pages > 512)) continue;
+          if (warps > max_decode_warps(shape.head_dim)) continue;
+          if (pages * batch / (plan.splits * warps) < stages || plan.splits * shape.num_kv_heads < 32) continue;
+          const DecodeShared shared = decode_shared(shape.head_dim, warps, stages, 8, 1, cluster);
+          if (shared.total + 1024 > bench.context.max_shared_bytes) continue;
+          if (decode_partial_floats(plan, shape.num_kv_heads, shape.head_dim) > bench.scratch.partial_floats) continue;
+          print_line(bench, step, plan, text);
+        }
 }
 
 }  // namespace
@@ -301,20 +310,12 @@ void sweep(Bench& bench, const Shape& shape, int depth, int batch) {
 int main(int argc, char** argv) {
   Bench bench;
   if (argc < 4 || std::strcmp(argv[1], "sweep") != 0) {
-    table(bench);
+    table(bench, argc > 1 && std::strcmp(argv[1], "brief") == 0);
     return 0;
   }
   for (const Shape& shape : kShapes) {
     if (std::strcmp(shape.name, argv[2]) != 0) continue;
-    std::printf("%s: depth, sequences, warps, splits/cluster, stages, pages a warp; alone and in step, us a layer\n",
-                shape.name);
-    for (int i = 3; i < argc; ++i) {
-      const std::string text = argv[i];  // DEPTH or DEPTHxBATCH
-      const size_t x = text.find('x');
-      const int depth = std::atoi(text.c_str()), batch = x == std::string::npos ? 1 : std::atoi(text.c_str() + x + 1);
-      if (shape.head_dim == 64) sweep<64>(bench, shape, depth, batch);
-      if (shape.head_dim == 128) sweep<128>(bench, shape, depth, batch);
-      if (shape.head_dim == 256) sweep<256>(bench, shape, depth, batch);
-    }
+    print_head();
+    for (int i = 3; i < argc; ++i) sweep(bench, shape, argv[i]);
   }
 }

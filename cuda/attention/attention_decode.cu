@@ -20,8 +20,9 @@ namespace {
 constexpr int kMaxStages = 4;
 constexpr int kSharedBytes = 150 * 1024;  // more in flight than this brings nothing, and leaves no room for neighbours
 constexpr int kSharedBytesOfTwo = 112 * 1024;
-constexpr int kMaxSplits = 64;
+constexpr int kMaxSplits = 128;
 constexpr int kClusterPages = 256;   // longer contexts want all multiprocessors, of which clusters leave some alone
+constexpr int kLonePages = 32;       // of a sequence among others that one block is enough for
 constexpr int kStaticShared = 1024;  // the kernel's own arrays
 
 DecodeKernel kernel_of(int head_dim, int row_tiles, int warps) {
@@ -49,8 +50,11 @@ void launch_decode(const char* name, const QkRopeKvArgs* rope, const AttentionAr
   const DecodeParams params = decode_params(rope, args, plan, scratch);
   const DecodeShared shared =
       decode_shared(head_dim, plan.warps, plan.stages, tiles * 8, params.max_tokens, plan.cluster);
-  const dim3 grid(static_cast<unsigned>(plan.splits), static_cast<unsigned>(kv_heads),
-                  static_cast<unsigned>(args.batch.num_sequences));
+  const auto heads = static_cast<unsigned>(kv_heads), sequences = static_cast<unsigned>(args.batch.num_sequences),
+             splits = static_cast<unsigned>(plan.splits);
+  // Sequences that are split have at most `splits` blocks together, the others one each.
+  const unsigned blocks = splits == 1 ? sequences : sequences == 1 ? splits : splits + sequences;
+  const dim3 grid = plan.cluster > 1 ? dim3(splits, heads, sequences) : dim3(heads, blocks);
   launch_clusters(context, name, kernel_of(head_dim, tiles, plan.warps), grid, plan.warps * 32,
                   static_cast<unsigned>(plan.cluster), static_cast<size_t>(shared.total), params);
 }
@@ -70,6 +74,7 @@ DecodeParams decode_params(const QkRopeKvArgs* rope, const AttentionArgs& args, 
   p.scale = args.scale, p.softcap = args.softcap, p.window = args.sliding_window;
   p.query_start = args.batch.query_start, p.context_len = args.batch.context_len;
   p.block_tables = args.batch.block_tables, p.block_table_stride = args.batch.block_table_stride;
+  p.num_sequences = args.batch.num_sequences, p.splits = plan.splits;
   p.max_tokens = args.batch.max_query_len;
   p.cluster = plan.cluster, p.stages = plan.stages, p.min_pages = plan.min_pages;
   p.partial = scratch.partial, p.counters = scratch.counters;
@@ -84,15 +89,13 @@ DecodeParams decode_params(const QkRopeKvArgs* rope, const AttentionArgs& args, 
   return p;
 }
 
-int64_t decode_partial_floats(const DecodePlan& plan, int pairs, int head_dim) {
-  if (plan.splits == plan.cluster) return 0;
-  const int block = slice_floats(kDecodeRows, head_dim, plan.cluster) + 2 * kDecodeRows;
-  return static_cast<int64_t>(pairs) * plan.splits * block;
+int64_t decode_partial_floats(const DecodePlan& plan, int num_kv_heads, int head_dim) {
+  return plan.splits == plan.cluster ? 0 : num_kv_heads * plan.splits * decode_part_floats(kDecodeRows, head_dim);
 }
 
-// A plan has at most one block a multiprocessor where it has more than one a pair.
+// A plan has at most two blocks a multiprocessor.
 int64_t max_decode_partial_floats(const LaunchContext& context) {
-  return decode_partial_floats({.splits = 2, .cluster = 1}, context.num_sms / 2 + 1, 256);
+  return decode_partial_floats({.splits = 2 * context.num_sms}, 1, 256);
 }
 
 int decode_max_cluster(int device) {
@@ -103,7 +106,8 @@ int decode_max_cluster(int device) {
 
 DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const AttentionScratch& scratch,
                        const LaunchContext& context) {
-  const int pairs = args.batch.num_sequences * args.cache.num_kv_heads, head_dim = args.cache.head_dim;
+  const int sequences = args.batch.num_sequences, kv_heads = args.cache.num_kv_heads, pairs = sequences * kv_heads;
+  const int head_dim = args.cache.head_dim;
   const int seen = args.sliding_window > 0
                        ? std::min(args.batch.max_context_len, args.sliding_window + args.batch.max_query_len)
                        : args.batch.max_context_len;
@@ -111,18 +115,22 @@ DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const Attentio
   DecodePlan plan;
   // Few blocks want many warps each. With more pairs than multiprocessors, two smaller blocks on each hide each other's
   // beginnings and ends.
-  const int warps = plan.warps = pairs > context.num_sms ? 4 : max_decode_warps(head_dim);
-  // One block a multiprocessor, as long as all warps have a page.
-  int wanted = std::max(1, std::min({context.num_sms / pairs, kMaxSplits, (pages + warps - 1) / warps}));
-  if (pages <= kClusterPages) {
-    while (plan.cluster * 2 <= std::min(wanted, context.max_cluster)) plan.cluster *= 2;
-    if (plan.cluster > 1) wanted = plan.cluster;
+  const bool crowded = pairs > context.num_sms;
+  const int warps = plan.warps = crowded ? 4 : max_decode_warps(head_dim);
+  const int worth = (pages + warps - 1) / warps;  // all warps have a page
+  if (pages <= (sequences == 1 ? kClusterPages : kLonePages)) {
+    const int wanted = std::min({context.num_sms / pairs, worth, context.max_cluster});
+    while (plan.cluster * 2 <= wanted) plan.cluster *= 2;
+    plan.splits = plan.cluster;
   }
-  plan.splits = wanted;
-  while (plan.splits > plan.cluster && (decode_partial_floats(plan, pairs, head_dim) > scratch.partial_floats ||
-                                        pairs * plan.cluster > scratch.num_counters))
-    plan.splits -= plan.cluster;
+  if (plan.cluster == 1 && (sequences == 1 || pages > kLonePages))
+    plan.splits =
+        std::clamp((crowded ? 2 : 1) * context.num_sms / kv_heads, 1, std::min(kMaxSplits, worth * sequences));
+  while (plan.splits > plan.cluster && decode_partial_floats(plan, kv_heads, head_dim) > scratch.partial_floats)
+    --plan.splits;
 
+  plan.pipelined = pipelined;
+  if (!pipelined) return plan;
   const int pages_a_warp = (pages + plan.splits * warps - 1) / (plan.splits * warps);
   const auto shared_bytes = [&](int stages) {
     const int tokens = args.batch.max_query_len;
@@ -130,9 +138,8 @@ DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const Attentio
   };
   // A page a warp needs one buffer. More would be worse than useless: beside 139 KiB a GEMV finds no room, so that
   // those behind this kernel start late and unevenly (6 us a layer of an 8B model).
-  plan.pipelined = pipelined;
-  if (pipelined) plan.stages = std::clamp(pages_a_warp, 1, kMaxStages);
-  const int most = std::min(context.max_shared_bytes, pairs > context.num_sms ? kSharedBytesOfTwo : kSharedBytes);
+  plan.stages = std::clamp(pages_a_warp, 1, kMaxStages);
+  const int most = std::min(context.max_shared_bytes, crowded ? kSharedBytesOfTwo : kSharedBytes);
   while (plan.stages > 1 && shared_bytes(plan.stages) > most) --plan.stages;
   return plan;
 }

@@ -2,18 +2,21 @@
 #include "attention/decode_merge.cuh"
 #include "attention/decode_page.cuh"
 #include "attention/decode_rows.cuh"
+#include "attention/decode_work.cuh"
 #include "device/pdl.cuh"
+#include "device/prefetch.cuh"
 
 namespace imp::cuda {
 
 // Decode attention: at most 16 query rows (tokens x heads of the group) of a (sequence, kv head), see AttentionArgs;
 // and fused, all of QkRopeKvArgs on the way.
 //
-// Grid: (splits, kv heads, sequences); blocks of one pair lie side by side and form clusters of p.cluster. The context
-// is cut into pages (16 keys, what a block of the KV cache is) and its pages are dealt out evenly to the warps of as
-// many blocks as the context is worth; the rest of the grid leaves at once, so that a launch planned for a longer
-// context costs little. Every warp streams its own pages through its own ring of `stages` buffers (cp.async), with its
-// own softmax: there is no barrier between the first page and the last. Then decode_merge.cuh adds up.
+// Grid: (kv heads, blocks of one), shared out among the sequences by their lengths (decode_work.cuh); or, where one
+// cluster of blocks is enough for a sequence, (blocks of a cluster, kv heads, sequences). The context is cut into pages
+// (16 keys, what a block of the KV cache is) and its pages are dealt out evenly to the warps of as many blocks as the
+// context is worth; the rest of the grid leaves at once, so that a launch planned for a longer context costs little.
+// Every warp streams its own pages through its own ring (decode_ring.cuh), with its own softmax: there is no barrier
+// between the first page and the last. Then decode_merge.cuh adds up.
 //
 // Fused, only q, k and v of the new tokens come from the kernel before. Keys of earlier tokens come from earlier steps,
 // so their first pages are on the way while the kernel before still runs; a step's first kernel therefore must not
@@ -30,22 +33,33 @@ __global__ __launch_bounds__(kWarps * 32) void attention_decode_kernel(const __g
   pdl_trigger();
   if (!p.fused) pdl_wait();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int kv_head = blockIdx.y, sequence = blockIdx.z;
+  const bool clustered = p.cluster > 1;
+  const int kv_head = clustered ? blockIdx.y : blockIdx.x;
+  DecodeWork work = {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.x), 1, 0};
+  // Weights have driven everything small out of the caches. The table is asked for along with the lengths that tell
+  // which part of it is needed.
+  if (clustered || p.splits == 1 || p.num_sequences == 1) {
+    const int row = clustered ? blockIdx.z : p.splits == 1 ? blockIdx.y : 0;
+    for (int i = threadIdx.x * 32; i < p.block_table_stride; i += kThreads * 32)
+      prefetch_l2(p.block_tables + static_cast<int64_t>(row) * p.block_table_stride + i);
+  }
+  if (!clustered) work = DecodeShares<kWarps>(p).find(blockIdx.y);
+  if (work.none()) return;
+  const int sequence = work.sequence;
   const int first_token = p.query_start[sequence], num_tokens = p.query_start[sequence + 1] - first_token;
   const int context = p.context_len[sequence];
   const SequenceSpan span = {first_token, num_tokens, context - num_tokens,
                              p.block_tables + static_cast<int64_t>(sequence) * p.block_table_stride};
   const int num_rows = span.num_tokens * p.group;
-  const int lowest = p.window == 0 ? 0 : max(0, span.first_position - p.window + 1);
-  const int first_page = lowest / kPageKeys, num_pages = (context + kPageKeys - 1) / kPageKeys - first_page;
-
+  const auto [first_page, num_pages] = seen_pages(p, num_tokens, context);
+  const int split = work.split;
+  if (clustered) {
+    work.splits = min((num_pages + kWarps * p.min_pages - 1) / (kWarps * p.min_pages), p.cluster);
+    if (split >= work.splits) return;
+    if (work.splits > 1) cluster_arrive();
+  }
   // A launch needs one block that waits for the kernel before, and has it: not all sequences are empty.
-  int active = min((num_pages + kWarps * p.min_pages - 1) / (kWarps * p.min_pages), static_cast<int>(gridDim.x));
-  if (active > p.cluster) active = (active + p.cluster - 1) / p.cluster * p.cluster;
-  const int split = blockIdx.x;
-  if (num_rows == 0 || split >= active) return;
-  const int rank = split % p.cluster, mates = min(active, p.cluster);
-  if (mates > 1) cluster_arrive();
+  const int active = work.splits;
   const auto page_of = [&](int worker) {
     return first_page +
            static_cast<int>(static_cast<unsigned>(num_pages * worker) / static_cast<unsigned>(active * kWarps));
@@ -59,25 +73,8 @@ __global__ __launch_bounds__(kWarps * 32) void attention_decode_kernel(const __g
   auto* new_v = reinterpret_cast<__half*>(shared + at.new_v);
   auto* angles = reinterpret_cast<float2*>(shared + at.angles);
 
-  // The pages' places, 32 at a time in the lanes, and 32 ahead.
-  const auto places = [&](int page) { return page + lane < end ? span.block_table[page + lane] : 0; };
-  int place = places(begin), place_ahead = places(begin + 32);
   const int in_cache = p.fused ? span.first_position : context;  // keys before it are in the cache
-  int next_page = begin, next_slot = 0;
-  const auto copy_next = [&] {
-    if (next_page < end) {
-      const int i = (next_page - begin) % 32;
-      if (i == 0 && next_page > begin) place = place_ahead, place_ahead = places(next_page + 32);
-      const int64_t block = __shfl_sync(~0u, place, i);
-      const int64_t offset = (block * p.num_kv_heads + kv_head) * (kPageKeys * kHeadDim);
-      copy_page<kHeadDim>(p.k_cache + offset, p.v_cache + offset, in_cache - next_page * kPageKeys,
-                          slots + next_slot * page_halves(kHeadDim));
-    }
-    cp_async_commit();
-    ++next_page;
-    next_slot = next_slot + 1 == p.stages ? 0 : next_slot + 1;
-  };
-  for (int s = 0; s < p.stages; ++s) copy_next();
+  PageRing<kHeadDim> ring(p, span, kv_head, begin, end, in_cache, slots);
 
   const int block_begin = page_of(split * kWarps) * kPageKeys, block_end = page_of((split + 1) * kWarps) * kPageKeys;
   const int first_new = min(max(block_begin - span.first_position, 0), span.num_tokens);
@@ -99,11 +96,8 @@ __global__ __launch_bounds__(kWarps * 32) void attention_decode_kernel(const __g
   __syncthreads();
   sums.load_queries(q);
 
-  int slot = 0;
   for (int page = begin; page < end; ++page) {
-    cp_async_wait(p.stages - 1);
-    __syncwarp();
-    __half* keys = slots + slot * page_halves(kHeadDim);
+    __half* keys = ring.wait();
     const int first_key = page * kPageKeys;
     if (first_key + kPageKeys > in_cache && p.fused) {
       constexpr int kChunks = kHeadDim / 8;
@@ -120,19 +114,29 @@ __global__ __launch_bounds__(kWarps * 32) void attention_decode_kernel(const __g
     const bool masked =
         first_key + kPageKeys - 1 > span.first_position || (p.window > 0 && first_key <= context - 1 - p.window);
     sums.add(keys, first_key, masked, {p.softcap, p.window});
-    __syncwarp();  // all lanes have read the page
-    copy_next();
-    slot = slot + 1 == p.stages ? 0 : slot + 1;
+    ring.release();
   }
   cp_async_wait<0>();
   __syncwarp();
-  sums.store(reinterpret_cast<float*>(slots), warp_stats[warp]);  // a warp's first page has room for it
+  sums.store(reinterpret_cast<float*>(slots), warp_stats[warp]);  // a page's room is enough
   __syncthreads();
   const int64_t pair = static_cast<int64_t>(sequence) * p.num_kv_heads + kv_head;
-  merge_parts<kHeadDim, kRows, kWarps>(DecodeOutput<kHeadDim>{p, span, kv_head, num_rows},
-                                       reinterpret_cast<const float*>(shared), p.stages * page_halves(kHeadDim) / 2,
-                                       warp_stats, reinterpret_cast<float*>(shared + at.received), rank, mates,
-                                       split / p.cluster, active / mates, pair);
+  const DecodeOutput<kHeadDim> output = {p, span, kv_head, num_rows};
+  const BlockParts<kHeadDim, kRows, kWarps> block = {reinterpret_cast<const float*>(shared),
+                                                     p.stages * page_halves(kHeadDim) / 2, warp_stats};
+  if (active == 1) {
+    for (int unit = threadIdx.x; unit < output.units(); unit += kThreads) output.store(unit, block.unit(unit));
+    return;
+  }
+  if (clustered) {
+    merge_cluster(output, block, reinterpret_cast<float*>(shared + at.received), split, active);
+    return;
+  }
+  const int64_t part_floats = decode_part_floats(kRows, kHeadDim);
+  merge_in_memory(output, block,
+                  PartView<kHeadDim>{p.partial + (int64_t{kv_head} * p.splits + work.first_part) * part_floats,
+                                     part_floats, num_rows},
+                  p.counters + pair, split, active, shared);
 }
 
 using DecodeKernel = void (*)(DecodeParams);

@@ -6,11 +6,11 @@
 
 namespace imp::cuda {
 
-/// How the context of a decode is cut up. A launch has `splits` blocks a (sequence, kv head); a sequence uses as many
-/// of them as it is long enough for, so a plan for a longer context than there is costs little.
+/// How the contexts of a decode are cut up. A context uses as many blocks as it is long enough for, so a plan for
+/// longer ones than there are costs little.
 struct DecodePlan {
-  int splits = 1;         // a multiple of cluster
-  int cluster = 1;        // blocks that add up through shared memory; what is left is added up through AttentionScratch
+  int splits = 1;         // blocks a kv head, which sequences share by their lengths (short ones have one besides)
+  int cluster = 1;        // or, where it is `splits`: blocks of each (sequence, kv head), which add up in shared memory
   int stages = 1;         // pages that a warp holds
   int min_pages = 1;      // a warp has at least, before another block takes part
   int warps = 4;          // of a block: 4 or 8, see max_decode_warps()
@@ -30,8 +30,8 @@ void attention_decode(const AttentionArgs& args, const DecodePlan& plan, const A
 void rope_attention_decode(const QkRopeKvArgs& rope, const AttentionArgs& args, const DecodePlan& plan,
                            const AttentionScratch& scratch, const LaunchContext& context);
 
-/// Floats of AttentionScratch::partial that a plan needs for `pairs` of (sequence, kv head); 0 where one cluster does.
-int64_t decode_partial_floats(const DecodePlan& plan, int pairs, int head_dim);
+/// Floats of AttentionScratch::partial that a plan needs; 0 where nothing is split, or one cluster does.
+int64_t decode_partial_floats(const DecodePlan& plan, int num_kv_heads, int head_dim);
 
 /// The most that any plan needs.
 int64_t max_decode_partial_floats(const LaunchContext& context);

@@ -59,96 +59,148 @@ struct DecodeOutput {
   }
 };
 
-/// Floats that a block leaves behind for the last one: its slice, then (max, sum) of every row.
-__host__ __device__ constexpr int partial_block_floats(int rows, int head_dim, int cluster) {
-  return slice_floats(rows, head_dim, cluster) + 2 * rows;
-}
+/// The parts that blocks leave in memory for the last one: a block's output rows, then (max, sum) of each.
+template <int kHeadDim>
+struct PartView {
+  float* first;
+  int64_t stride;  // floats from part to part
+  int num_rows;
 
-/// Adds up the warps of a block, then the blocks of its cluster (`mates` of them, each answering for one slice of the
-/// output), then the `num_clusters` clusters of this (sequence, kv head) through p.partial, where the last to arrive
-/// for a slice adds up all in their order: results do not depend on timing.
+  __device__ __forceinline__ float* value(int part, int unit) const { return first + part * stride + unit * 4; }
+  __device__ __forceinline__ float2* stat(int part, int row) const {
+    return reinterpret_cast<float2*>(first + part * stride + num_rows * kHeadDim) + row;
+  }
+};
+
+/// Adds up the warps of a block.
 ///   warp_rows: [warp] of `warp_stride` floats, rows of kHeadDim + 4; warp_stats[warp][kRows] = (max, sum).
 template <int kHeadDim, int kRows, int kWarps>
-__device__ __forceinline__ void merge_parts(const DecodeOutput<kHeadDim>& output, const float* warp_rows,
-                                            int warp_stride, const float2 (*warp_stats)[kRows], float* received,
-                                            int rank, int mates, int cluster_index, int num_clusters, int64_t pair) {
-  constexpr int kThreads = kWarps * 32, kUnits = kHeadDim / 4;
-  const DecodeParams& p = output.p;
-  const int num_rows = output.num_rows, units = output.units();
-  const auto of_block = [&](int unit) {
-    const int row = unit / kUnits;
-    const float* at = warp_rows + row * (kHeadDim + 4) + unit % kUnits * 4;
+struct BlockParts {
+  const float* warp_rows;
+  int warp_stride;
+  const float2 (*warp_stats)[kRows];
+
+  __device__ __forceinline__ DecodePart unit(int unit) const {
+    const int row = unit / (kHeadDim / 4);
+    const float* at = warp_rows + row * (kHeadDim + 4) + unit % (kHeadDim / 4) * 4;
     return combine(
         kWarps, [&](int w) { return warp_stats[w][row]; },
         [&](int w) { return *reinterpret_cast<const float4*>(at + w * warp_stride); });
-  };
-  const auto no_value = [](int) { return make_float4(0, 0, 0, 0); };
-  const auto stat_of_block = [&](int row) {
-    const DecodePart part = combine(kWarps, [&](int w) { return warp_stats[w][row]; }, no_value);
+  }
+  __device__ __forceinline__ float2 stat(int row) const {
+    const DecodePart part =
+        combine(kWarps, [&](int w) { return warp_stats[w][row]; }, [](int) { return make_float4(0, 0, 0, 0); });
     return make_float2(part.top, part.sum);
-  };
-  const int slice_units = slice_floats(num_rows, kHeadDim, mates) / 4;
-  const int first_unit = rank * slice_units, end_unit = min(first_unit + slice_units, units);
+  }
+};
+
+/// Adds up the `mates` blocks of a cluster through its shared memory: each block answers for one slice of the output.
+template <int kHeadDim, int kRows, int kWarps>
+__device__ __forceinline__ void merge_cluster(const DecodeOutput<kHeadDim>& output,
+                                              const BlockParts<kHeadDim, kRows, kWarps>& block, float* received,
+                                              int rank, int mates) {
+  constexpr int kThreads = kWarps * 32;
+  const int units = output.units(), slice_units = slice_floats(output.num_rows, kHeadDim, mates) / 4;
   auto* stats = reinterpret_cast<float2*>(received);                      // [mates][kRows]
   auto* parts = reinterpret_cast<float4*>(received + 2 * mates * kRows);  // [mates][slice_units]
-  if (mates > 1) {
-    cluster_wait();  // for the arrival at the kernel's start: all blocks are running
-    for (int unit = threadIdx.x; unit < units; unit += kThreads) {
-      const DecodePart part = of_block(unit);
-      const int to = unit / slice_units;
-      cluster_store(cluster_address(parts + rank * slice_units + unit - to * slice_units, to), part.value);
-    }
-    for (int i = threadIdx.x; i < mates * num_rows; i += kThreads)
-      cluster_store(cluster_address(stats + rank * kRows + i % num_rows, i / num_rows), stat_of_block(i % num_rows));
-    cluster_arrive();
-    cluster_wait();
+  cluster_wait();  // for the arrival at the kernel's start: all blocks are running
+  for (int unit = threadIdx.x; unit < units; unit += kThreads) {
+    const int to = unit / slice_units;
+    cluster_store(cluster_address(parts + rank * slice_units + unit - to * slice_units, to), block.unit(unit).value);
   }
-  const auto of_cluster = [&](int unit) {
-    if (mates == 1) return of_block(unit);
-    const int row = unit / kUnits;
-    return combine(
-        mates, [&](int i) { return stats[i * kRows + row]; },
-        [&](int i) { return parts[i * slice_units + unit - first_unit]; });
-  };
-  if (num_clusters == 1) {
-    for (int unit = first_unit + threadIdx.x; unit < end_unit; unit += kThreads) output.store(unit, of_cluster(unit));
-    return;
+  for (int i = threadIdx.x; i < mates * output.num_rows; i += kThreads)
+    cluster_store(cluster_address(stats + rank * kRows + i % output.num_rows, i / output.num_rows),
+                  block.stat(i % output.num_rows));
+  cluster_arrive();
+  cluster_wait();
+  const int first = rank * slice_units, end = min(first + slice_units, units);
+  for (int unit = first + threadIdx.x; unit < end; unit += kThreads) {
+    const int row = unit / (kHeadDim / 4);
+    output.store(unit, combine(
+                           mates, [&](int i) { return stats[i * kRows + row]; },
+                           [&](int i) { return parts[i * slice_units + unit - first]; }));
   }
+}
 
-  __shared__ bool is_last;
-  const int part_floats = partial_block_floats(num_rows, kHeadDim, mates);
-  const int64_t block_floats = partial_block_floats(kRows, kHeadDim, mates), stride = mates * block_floats;
-  float* all = p.partial + (pair * gridDim.x + rank) * block_floats;  // sequences may use fewer blocks than they have
-  float* own = all + cluster_index * stride;
-  auto* own_stats = reinterpret_cast<float2*>(own + part_floats - 2 * num_rows);
-  for (int unit = first_unit + threadIdx.x; unit < end_unit; unit += kThreads)
-    *reinterpret_cast<float4*>(own + (unit - first_unit) * 4) = of_cluster(unit).value;
-  for (int row = threadIdx.x; row < num_rows; row += kThreads) {
-    if (mates == 1) {
-      own_stats[row] = stat_of_block(row);
-      continue;
+/// Parts [begin, end) of one unit. What eight parts need is on the way together: a thread that asks for one after the
+/// other spends a memory's round trip on each, twice.
+template <int kHeadDim>
+__device__ __forceinline__ DecodePart combine_in_memory(const PartView<kHeadDim>& parts, int begin, int end, int unit) {
+  constexpr int kAtOnce = 8;
+  const int row = unit / (kHeadDim / 4);
+  DecodePart sum = {make_float4(0, 0, 0, 0), -INFINITY, 0};
+  for (int first = begin; first < end; first += kAtOnce) {
+    float2 stats[kAtOnce];
+    float4 values[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int part = min(first + i, end - 1);
+      stats[i] = __ldcg(parts.stat(part, row));
+      values[i] = __ldcg(reinterpret_cast<const float4*>(parts.value(part, unit)));
     }
-    const DecodePart part = combine(mates, [&](int i) { return stats[i * kRows + row]; }, no_value);
-    own_stats[row] = make_float2(part.top, part.sum);
+    float top = sum.top;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i >= end) stats[i].x = -INFINITY;
+      top = fmaxf(top, stats[i].x);
+    }
+    const float base = top == -INFINITY ? 0 : top;  // none has seen a key: all stay zero
+    const auto weigh = [&](float4& value, float& total, float weight) {
+      value.x *= weight, value.y *= weight, value.z *= weight, value.w *= weight, total *= weight;
+    };
+    weigh(sum.value, sum.sum, fast_exp2((sum.top - base) * kLog2e));
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      weigh(values[i], stats[i].y, fast_exp2((stats[i].x - base) * kLog2e));
+      sum.value.x += values[i].x, sum.value.y += values[i].y, sum.value.z += values[i].z, sum.value.w += values[i].w;
+      sum.sum += stats[i].y;
+    }
+    sum.top = top;
   }
+  return sum;
+}
+
+/// Adds up the `splits` blocks of a (sequence, kv head) through memory: the last to arrive takes all parts, in their
+/// order, so that results do not depend on timing. Where threads are left over, groups of them take neighbouring parts
+/// and add up in shared memory (`scratch`: 24 bytes a thread).
+template <int kHeadDim, int kRows, int kWarps>
+__device__ __forceinline__ void merge_in_memory(const DecodeOutput<kHeadDim>& output,
+                                                const BlockParts<kHeadDim, kRows, kWarps>& block,
+                                                const PartView<kHeadDim>& parts, int32_t* counter, int split,
+                                                int splits, void* scratch) {
+  constexpr int kThreads = kWarps * 32;
+  __shared__ bool is_last;
+  const int units = output.units();
+  for (int unit = threadIdx.x; unit < units; unit += kThreads)
+    *reinterpret_cast<float4*>(parts.value(split, unit)) = block.unit(unit).value;
+  for (int row = threadIdx.x; row < output.num_rows; row += kThreads) *parts.stat(split, row) = block.stat(row);
   __threadfence();
   __syncthreads();
-  int32_t* counter = p.counters + pair * mates + rank;
-  if (threadIdx.x == 0) is_last = atomicAdd(counter, 1) == num_clusters - 1;
+  if (threadIdx.x == 0) {
+    is_last = atomicAdd(counter, 1) == splits - 1;
+    if (is_last) *counter = 0;  // ready for the next launch
+  }
   __syncthreads();
   if (!is_last) return;
   __threadfence();
-  for (int unit = first_unit + threadIdx.x; unit < end_unit; unit += kThreads) {
-    const int row = unit / kUnits;
-    const float* stat_at = all + part_floats - 2 * num_rows + 2 * row;
-    output.store(unit,
-                 combine(
-                     num_clusters, [&](int c) { return __ldcg(reinterpret_cast<const float2*>(stat_at + c * stride)); },
-                     [&](int c) {
-                       return __ldcg(reinterpret_cast<const float4*>(all + c * stride + (unit - first_unit) * 4));
-                     }));
+  const int groups = min(max(kThreads / units, 1), splits);
+  if (groups == 1) {
+    for (int unit = threadIdx.x; unit < units; unit += kThreads)
+      output.store(unit, combine_in_memory(parts, 0, splits, unit));
+    return;
   }
-  if (threadIdx.x == 0) *counter = 0;  // ready for the next launch
+  auto* values = static_cast<float4*>(scratch);
+  auto* stats = reinterpret_cast<float2*>(values + kThreads);
+  const int group = threadIdx.x / units, unit = threadIdx.x % units;
+  if (group < groups) {
+    const DecodePart part = combine_in_memory(parts, group * splits / groups, (group + 1) * splits / groups, unit);
+    values[threadIdx.x] = part.value, stats[threadIdx.x] = make_float2(part.top, part.sum);
+  }
+  __syncthreads();
+  if (group == 0)
+    output.store(unit, combine(
+                           groups, [&](int g) { return stats[g * units + unit]; },
+                           [&](int g) { return values[g * units + unit]; }));
 }
 
 }  // namespace imp::cuda

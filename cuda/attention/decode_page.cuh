@@ -1,32 +1,9 @@
 #pragma once
-#include "attention/decode_params.h"
-#include "device/cp_async.cuh"
+#include "attention/decode_ring.cuh"
 #include "device/math.cuh"
 #include "device/mma.cuh"
 
 namespace imp::cuda {
-
-// A warp and one page: 16 keys of one kv head, K then V, f16, rows padded by 16 bytes so that ldmatrix meets no bank
-// twice.
-
-template <int kHeadDim>
-constexpr int kPageRow = kHeadDim + 8;
-
-/// Starts copying a page from the cache, where its keys lie one after another; rows from `valid_keys` on become zeros,
-/// so that no stale NaN meets a zero probability.
-template <int kHeadDim>
-__device__ __forceinline__ void copy_page(const __half* k, const __half* v, int valid_keys, __half* slot) {
-  constexpr int kChunks = kHeadDim / 8;  // of 16 bytes, a row
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int j = 0; j < kPageKeys * kChunks / 32; ++j) {
-    const int i = lane + 32 * j, row = i / kChunks, chunk = i % kChunks;
-    const bool valid = row < valid_keys;
-    __half* to = slot + row * kPageRow<kHeadDim> + chunk * 8;
-    cp_async_16(to, valid ? k + i * 8 : k, valid);
-    cp_async_16(to + kPageKeys * kPageRow<kHeadDim>, valid ? v + i * 8 : v, valid);
-  }
-}
 
 /// What scores need to know of a query row besides q.
 struct ScoreRules {

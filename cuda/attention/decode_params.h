@@ -29,7 +29,9 @@ struct DecodeParams {
   int window;
   const int32_t *query_start, *context_len, *block_tables;
   int block_table_stride;
+  int num_sequences;
   int max_tokens;  // of a sequence
+  int splits;      // blocks a kv head, beside those of short sequences; or those of a cluster
   int cluster;     // blocks of a cluster
   int stages;      // pages a warp holds
   int min_pages;   // that a warp should have before another split is worth while
@@ -42,6 +44,8 @@ struct DecodeShared {
   int q, new_k, new_v, angles, received, total;
 };
 __host__ __device__ constexpr int page_halves(int head_dim) { return 2 * kPageKeys * (head_dim + 8); }
+/// Floats that a block leaves in memory for the one that adds up: rows of output, then (max, sum) of each.
+__host__ __device__ constexpr int64_t decode_part_floats(int rows, int head_dim) { return rows * (head_dim + 2); }
 /// Floats that a block of a cluster answers for when `rows` rows are shared out in pieces of 32.
 __host__ __device__ constexpr int slice_floats(int rows, int head_dim, int blocks) {
   return ((rows * head_dim + 31) / 32 + blocks - 1) / blocks * 32;
