@@ -259,10 +259,11 @@ void print_head() {
 void table(Bench& bench, bool brief) {
   print_head();
   for (const Shape& shape : kShapes) {
-    const auto line = [&](const std::vector<int>& depths, const std::string& what) {
+    const auto line = [&](const std::vector<int>& depths, const std::string& what, bool split = true) {
       Step step(bench, shape, depths);
-      print_line(bench, step, plan_decode(step.args(0), true, bench.scratch, bench.context),
-                 std::string(shape.name) + " " + what);
+      DecodePlan plan = plan_decode(step.args(0), true, bench.scratch, bench.context);
+      if (!split) plan.splits = plan.cluster = 1;
+      print_line(bench, step, plan, std::string(shape.name) + " " + what);
     };
     for (const auto& [depth, batch] : {std::pair{16, 1},
                                        {512, 1},
@@ -280,6 +281,7 @@ void table(Bench& bench, bool brief) {
       std::vector<int> depths(others, 512);
       depths.push_back(16384);
       line(depths, "512x" + std::to_string(others) + "+16384");
+      line(depths, "one block a sequence", false);
     }
     if (brief) return;
   }

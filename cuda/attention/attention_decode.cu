@@ -131,7 +131,9 @@ DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const Attentio
 
   plan.pipelined = pipelined;
   if (!pipelined) return plan;
-  const int pages_a_warp = (pages + plan.splits * warps - 1) / (plan.splits * warps);
+  // Of a sequence that is split, or has a block to itself.
+  const int blocks_each = plan.cluster > 1 || sequences == 1 ? plan.splits : 1;
+  const int pages_a_warp = (pages + blocks_each * warps - 1) / (blocks_each * warps);
   const auto shared_bytes = [&](int stages) {
     const int tokens = args.batch.max_query_len;
     return decode_shared(head_dim, warps, stages, row_tiles_of(args) * 8, tokens, plan.cluster).total + kStaticShared;
