@@ -1,7 +1,8 @@
 // Decode attention of one step, layer after layer in one CUDA graph: time a layer, bytes of K and V a second.
 //   attention_cuda                  the shapes of known models at many depths and batch sizes, with the backend's plans
 //   attention_cuda brief            the first of them alone
-//   attention_cuda sweep SHAPE D..  one shape at given depths, with many plans
+//   attention_cuda sweep SHAPE D..  one shape with many plans, at depths such as 4096, 512x16 or 512x16+16384;
+//                                  "ordered" before some: blocks of a sequence lie one after another
 // "alone": attention kernels one after another. "in step": what a layer gains in time when attention is put behind a
 // kernel that streams as many weights as a QKV projection, so that caches are as cold and overlap as likely as in a
 // step.
@@ -26,6 +27,7 @@ namespace {
 
 constexpr double kReadBandwidth = 4.645e12;  // of an H200, measured by a plain read
 constexpr int kBlockSize = 16;
+bool shuffled = true;  // blocks of a sequence lie anywhere; else one after another
 
 struct Shape {
   const char* name;
@@ -144,7 +146,8 @@ class Step {
     std::vector<int32_t> ids(static_cast<size_t>(per_layer)), tables(static_cast<size_t>(stride * batch)),
         starts(batch + 1), lengths(depths.begin(), depths.end()), positions(lengths);
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
-    for (size_t i = ids.size(); i > 1; --i) std::swap(ids[i - 1], ids[i * 2654435761u % i]);
+    if (shuffled)
+      for (size_t i = ids.size(); i > 1; --i) std::swap(ids[i - 1], ids[i * 2654435761u % i]);
     for (int s = 0; s < batch; ++s) {
       --positions[s];
       for (int i = 0; i < (depths[s] + kBlockSize - 1) / kBlockSize; ++i, ids.pop_back())
@@ -288,10 +291,12 @@ void table(Bench& bench, bool brief) {
 }
 
 void sweep(Bench& bench, const Shape& shape, const std::string& text) {
-  const size_t x = text.find('x');  // DEPTH or DEPTHxBATCH
-  const int depth = std::atoi(text.c_str()), batch = x == std::string::npos ? 1 : std::atoi(text.c_str() + x + 1);
-  Step step(bench, shape, std::vector<int>(batch, depth));
-  const int pages = (depth + 15) / 16, per_head = bench.context.num_sms / shape.num_kv_heads;
+  const size_t x = text.find('x'), plus = text.find('+');
+  const int batch = x == std::string::npos ? 1 : std::atoi(text.c_str() + x + 1);
+  std::vector<int> depths(batch, std::atoi(text.c_str()));
+  if (plus != std::string::npos) depths.push_back(std::atoi(text.c_str() + plus + 1));
+  Step step(bench, shape, depths);
+  const int pages = (depths.back() + 15) / 16, per_head = bench.context.num_sms / shape.num_kv_heads;
   for (int warps : {4, 8})
     for (int cluster : {1, 2, 4, 8})
       for (int splits : {per_head / 2, per_head - 1, per_head, 2 * per_head, 2 * per_head + 1})
@@ -299,7 +304,7 @@ void sweep(Bench& bench, const Shape& shape, const std::string& text) {
           DecodePlan plan = {cluster > 1 ? cluster : splits, cluster, stages, 1, warps};
           if (cluster > 1 && (splits != per_head || pages > 512)) continue;
           if (warps > max_decode_warps(shape.head_dim)) continue;
-          if (pages * batch / (plan.splits * warps) < stages || plan.splits * shape.num_kv_heads < 32) continue;
+          if (pages / (plan.splits * warps) < stages || plan.splits * shape.num_kv_heads < 32) continue;
           const DecodeShared shared = decode_shared(shape.head_dim, warps, stages, 8, 1, cluster);
           if (shared.total + 1024 > bench.context.max_shared_bytes) continue;
           if (decode_partial_floats(plan, shape.num_kv_heads, shape.head_dim) > bench.scratch.partial_floats) continue;
@@ -318,6 +323,10 @@ int main(int argc, char** argv) {
   for (const Shape& shape : kShapes) {
     if (std::strcmp(shape.name, argv[2]) != 0) continue;
     print_head();
-    for (int i = 3; i < argc; ++i) sweep(bench, shape, argv[i]);
+    for (int i = 3; i < argc; ++i)
+      if (std::strcmp(argv[i], "ordered") == 0)
+        shuffled = false;
+      else
+        sweep(bench, shape, argv[i]);
   }
 }

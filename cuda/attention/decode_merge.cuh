@@ -3,6 +3,7 @@
 
 #include "attention/attention_params.cuh"
 #include "attention/decode_params.h"
+#include "device/atomic.cuh"
 #include "device/cluster.cuh"
 #include "device/math.cuh"
 
@@ -174,15 +175,13 @@ __device__ __forceinline__ void merge_in_memory(const DecodeOutput<kHeadDim>& ou
   for (int unit = threadIdx.x; unit < units; unit += kThreads)
     *reinterpret_cast<float4*>(parts.value(split, unit)) = block.unit(unit).value;
   for (int row = threadIdx.x; row < output.num_rows; row += kThreads) *parts.stat(split, row) = block.stat(row);
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    is_last = atomicAdd(counter, 1) == splits - 1;
+    is_last = arrive_at_counter(counter) == splits - 1;
     if (is_last) *counter = 0;  // ready for the next launch
   }
   __syncthreads();
   if (!is_last) return;
-  __threadfence();
   const int groups = min(max(kThreads / units, 1), splits);
   if (groups == 1) {
     for (int unit = threadIdx.x; unit < units; unit += kThreads)
