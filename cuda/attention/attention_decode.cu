@@ -18,10 +18,14 @@ DecodeKernel decode_kernel_hd256(int row_tiles, int warps);
 namespace {
 
 constexpr int kMaxStages = 4;
-constexpr int kSharedBytes = 150 * 1024;  // more in flight than this brings nothing, and leaves no room for neighbours
+// A GEMV takes about half of a multiprocessor's shared memory. One sequence's attention takes less than the other half
+// and runs beside the one before it and the one behind it; with more in flight its layer of an 8B model is 10 us slower
+// at every depth from 4096 on, for their beginnings and ends no longer overlap.
+constexpr int kSharedBytesBesideGemv = 109 * 1024;
+constexpr int kSharedBytes = 150 * 1024;  // more in flight than this brings nothing
 constexpr int kSharedBytesOfTwo = 112 * 1024;
 constexpr int kMaxSplits = 128;
-constexpr int kClusterPages = 256;   // longer contexts want all multiprocessors, of which clusters leave some alone
+constexpr int kClusterPages = 128;   // longer contexts want all multiprocessors, of which clusters leave some alone
 constexpr int kLonePages = 32;       // of a sequence among others that one block is enough for
 constexpr int kStaticShared = 1024;  // the kernel's own arrays
 
@@ -113,11 +117,12 @@ DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const Attentio
                        : args.batch.max_context_len;
   const int pages = (seen + kPageKeys - 1) / kPageKeys;
   DecodePlan plan;
+  plan.pipelined = pipelined;
   // Few blocks want many warps each. With more pairs than multiprocessors, two smaller blocks on each hide each other's
   // beginnings and ends.
   const bool crowded = pairs > context.num_sms;
-  const int warps = plan.warps = crowded ? 4 : max_decode_warps(head_dim);
-  const int worth = (pages + warps - 1) / warps;  // all warps have a page
+  plan.warps = crowded ? 4 : max_decode_warps(head_dim);
+  const int worth = (pages + plan.warps - 1) / plan.warps;  // all warps have a page
   if (pages <= (sequences == 1 ? kClusterPages : kLonePages)) {
     const int wanted = std::min({context.num_sms / pairs, worth, context.max_cluster});
     while (plan.cluster * 2 <= wanted) plan.cluster *= 2;
@@ -129,20 +134,25 @@ DecodePlan plan_decode(const AttentionArgs& args, bool pipelined, const Attentio
   while (plan.splits > plan.cluster && decode_partial_floats(plan, kv_heads, head_dim) > scratch.partial_floats)
     --plan.splits;
 
-  plan.pipelined = pipelined;
   if (!pipelined) return plan;
   // Of a sequence that is split, or has a block to itself.
   const int blocks_each = plan.cluster > 1 || sequences == 1 ? plan.splits : 1;
-  const int pages_a_warp = (pages + blocks_each * warps - 1) / (blocks_each * warps);
-  const auto shared_bytes = [&](int stages) {
-    const int tokens = args.batch.max_query_len;
-    return decode_shared(head_dim, warps, stages, row_tiles_of(args) * 8, tokens, plan.cluster).total + kStaticShared;
+  const int pages_each = (pages + blocks_each - 1) / blocks_each;
+  const int most = std::min(context.max_shared_bytes, sequences == 1 ? kSharedBytesBesideGemv
+                                                      : crowded      ? kSharedBytesOfTwo
+                                                                     : kSharedBytes);
+  // As many pages in flight as there is room for, and of that as many warps.
+  const auto stages_of = [&](int warps) {
+    const auto shared_bytes = [&](int stages) {
+      const int rows = row_tiles_of(args) * 8;
+      return decode_shared(head_dim, warps, stages, rows, args.batch.max_query_len, plan.cluster).total + kStaticShared;
+    };
+    int stages = std::clamp((pages_each + warps - 1) / warps, 1, kMaxStages);
+    while (stages > 1 && shared_bytes(stages) > most) --stages;
+    return stages;
   };
-  // A page a warp needs one buffer. More would be worse than useless: beside 139 KiB a GEMV finds no room, so that
-  // those behind this kernel start late and unevenly (6 us a layer of an 8B model).
-  plan.stages = std::clamp(pages_a_warp, 1, kMaxStages);
-  const int most = std::min(context.max_shared_bytes, crowded ? kSharedBytesOfTwo : kSharedBytes);
-  while (plan.stages > 1 && shared_bytes(plan.stages) > most) --plan.stages;
+  plan.stages = stages_of(plan.warps);
+  if (plan.warps == 8 && 4 * stages_of(4) > 8 * plan.stages) plan.warps = 4, plan.stages = stages_of(4);
   return plan;
 }
 

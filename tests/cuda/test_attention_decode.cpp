@@ -343,12 +343,19 @@ TEST_CASE("a plan: clusters where the device has them, never more blocks than ke
   }
   CHECK(plan_decode(args, false, device.scratch(), context).stages == 1);
   CHECK(plan_decode(args, true, device.scratch(), context).stages > 1);
-  // Short contexts leave room for a GEMV on each side, which take about half of a multiprocessor.
-  for (int length : {64, 256, 1024}) {
+  // One sequence leaves room for a GEMV on each side, which take about half of a multiprocessor; with 25 more the card
+  // is full of attention.
+  for (int length : {64, 256, 1024, 4096, 16384, 131072}) {
     args.batch.max_context_len = length;
     const DecodePlan plan = plan_decode(args, true, device.scratch(), context);
     CAPTURE(length);
-    CHECK(plan.stages == 1);
-    CHECK(decode_shared(128, plan.warps, plan.stages, 8, 1, plan.cluster).total < 100 * 1024);
+    CHECK((plan.stages == 1 || length > 1024));
+    CHECK((plan.warps * plan.stages == 12 || length < 16384));
+    CHECK(decode_shared(128, plan.warps, plan.stages, 8, 1, plan.cluster).total <= 108 * 1024);
   }
+  args.batch.num_sequences = 26;
+  CHECK(plan_decode(args, true, device.scratch(), context).warps == 4);
+  CHECK(plan_decode(args, true, device.scratch(), context).splits == 33);
+  args.batch.max_context_len = 512;
+  CHECK(plan_decode(args, true, device.scratch(), context).splits == 1);
 }
