@@ -70,12 +70,19 @@ def q3_k_m(name: str, layer: int, shape: Shape) -> Format:
     return Format.Q4_K if name == "attn_output" else Format.Q3_K
 
 
+def with_q6_k_head(plain: Format, name: str, _layer: int, shape: Shape) -> Format:
+    """One format and the head in Q6_K."""
+    return Format.Q6_K if name == "output" or (name == "token_embd" and shape.tied) else plain
+
+
 MIXES: dict[str, Callable[[str, int, Shape], Format]] = {
     "q8_0": lambda name, layer, shape: Format.Q8_0,
     "q6_k": lambda name, layer, shape: Format.Q6_K,
     "q4_k_m": partial(k_m, Format.Q4_K),
     "q5_k_m": partial(k_m, Format.Q5_K),
     "q3_k_m": q3_k_m,
+    "q4_0": partial(with_q6_k_head, Format.Q4_0),
+    "iq4_xs": partial(with_q6_k_head, Format.IQ4_XS),
     "bf16": lambda name, layer, shape: Format.BF16,
 }
 
@@ -113,6 +120,10 @@ class Noise:
             scale(2, 15.5 * spread / (9.2 * 32))
         elif kind == Format.Q3_K:
             scale(108, spread / (2.3 * 18.5))
+        elif kind == Format.Q4_0:
+            scale(0, spread / 4.6)
+        elif kind == Format.IQ4_XS:
+            scale(0, spread / (18.5 * 70))  # of a table of values to 127
         else:
             raise ValueError(f"no recipe for {kind.name}")
         return blocks.reshape(rows, -1)

@@ -46,6 +46,34 @@ struct CodecNibbles {
   }
 };
 
+/// The same for more than one token: codes and scales as they are multiplied, made once.
+template <class Format>
+struct CodesNibbles {
+  int words[8];
+  NibbleScales of;
+
+  __device__ __forceinline__ CodesNibbles() = default;
+  __device__ __forceinline__ explicit CodesNibbles(const CodecNibbles<Format>& codec)
+      : of(Format::scales(codec.scale, half_to_float(codec.super))) {
+    const uint32_t w[4] = {codec.nibbles.x, codec.nibbles.y, codec.nibbles.z, codec.nibbles.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) words[i] = static_cast<int>(Format::half(w[i % 4], i / 4));
+    of.s *= 1.0f / (1 << Format::kShift);
+    of.second *= 1.0f / (1 << Format::kShift);
+  }
+  __device__ __forceinline__ float dot(const ActivationBlock& x) const {
+    int low = 0, high = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      low = __dp4a(words[i], x.words[i], low);
+      high = __dp4a(words[i + 4], x.words[i + 4], high);
+    }
+    if constexpr (Format::kPerSixteen) return of.s * static_cast<float>(low) + of.second * static_cast<float>(high);
+    const float sum = of.s * static_cast<float>(low + high);
+    return Format::kMin ? sum + of.m * static_cast<float>(x.sum_low + x.sum_high) : sum;
+  }
+};
+
 /// As the rings of device/weight_ring.cuh: 32 blocks of nibbles, their scales, their supers.
 template <class Format>
 struct RingNibbles {
@@ -88,6 +116,13 @@ struct RingNibbles {
     if constexpr (Format::kSupers)
       codec.super = *reinterpret_cast<const uint16_t*>(from + 512 + kScales + lane / 8 * 4);
     return codec;
+  }
+};
+
+template <class Format>
+struct RingNibblesOfMany : RingNibbles<Format> {
+  __device__ __forceinline__ static CodesNibbles<Format> read(const uint8_t* from, int lane) {
+    return CodesNibbles<Format>(RingNibbles<Format>::read(from, lane));
   }
 };
 

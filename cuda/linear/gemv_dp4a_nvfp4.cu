@@ -1,11 +1,9 @@
-#include "device/nibble_codec.cuh"
-#include "linear/gemv_kernel.cuh"
+#include "linear/gemv_nibbles.cuh"
 
 namespace imp::cuda {
 
 void gemv_dp4a_nvfp4(const GemvArgs& args, const LaunchContext& context) {
-  using Ring = RingNibbles<NibbleNVFP4>;
-  launch_gemv_rare<Ring, Ring, InputInt8, 2, 4>("gemv_dp4a", args, context);
+  launch_gemv_nibbles<NibbleNVFP4>(args, context);
 }
 
 }  // namespace imp::cuda
