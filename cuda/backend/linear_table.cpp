@@ -77,7 +77,18 @@ constexpr int64_t kImmaFewestTokens = 3, kImmaSmallTokens = 64, kImmaMostTokens 
 constexpr int64_t kImmaCheapTokens = 16;    // formats that take more to expand stop here beside a bf16 copy
 constexpr int64_t kImmaPrefillTokens = 64;  // from here on gemm.q8_imma_enabled decides for Q8_0
 
-bool imma_is_cheap(WeightFormat format) { return format == WeightFormat::q8_0 || format == WeightFormat::q4_k; }
+bool imma_is_cheap(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::q8_0:
+    case WeightFormat::q4_k:
+    case WeightFormat::q4_0:
+    case WeightFormat::q4_1:
+    case WeightFormat::iq4_nl:
+    case WeightFormat::iq4_xs:
+    case WeightFormat::mxfp4: return true;
+    default: return false;
+  }
+}
 
 const char* reject_gemm_imma(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
@@ -88,7 +99,7 @@ const char* reject_gemm_imma(const LinearProblem& p) {
   if (p.bf16_copy && !asked_for) {
     if (p.m >= kBf16CopyTokens) return "products of a bf16 copy are faster from 33 tokens on";
     if (p.m > kImmaCheapTokens && !imma_is_cheap(p.format))
-      return "products of a bf16 copy are faster from 17 tokens on, but for Q8_0 and Q4_K";
+      return "products of a bf16 copy are faster from 17 tokens on in this format";
   }
   if (p.m > kImmaMostTokens && !asked_for) return "more than 128 tokens";
   const bool cheap = p.k >= kImmaLongRow && p.format == WeightFormat::q8_0;

@@ -92,3 +92,23 @@ TEST_CASE("gemm_wgmma: between the few tokens of integers and the many that pay 
   asked.switches.q4k_imma_prefill = true;
   CHECK(verdict("gemm_imma", asked) == "chosen");
 }
+
+TEST_CASE("gemm_imma beside a bf16 copy: up to 32 tokens where a format has one scale for 32 codes of 4 or 8 bits") {
+  for (const auto& [format, most] : {std::pair<F, int64_t>{F::q8_0, 32},
+                                     {F::q4_k, 32},
+                                     {F::q4_0, 32},
+                                     {F::q4_1, 32},
+                                     {F::iq4_nl, 32},
+                                     {F::iq4_xs, 32},
+                                     {F::mxfp4, 32},
+                                     {F::nvfp4, 16},
+                                     {F::q6_k, 16}}) {
+    LinearProblem p = problem(format, most, 90);
+    p.bf16_copy = true;
+    CHECK(verdict("gemm_imma", p) == "chosen");
+    ++p.m;
+    CHECK(verdict("gemm_imma", p) == (most == 32
+                                          ? "products of a bf16 copy are faster from 33 tokens on"
+                                          : "products of a bf16 copy are faster from 17 tokens on in this format"));
+  }
+}
