@@ -459,8 +459,8 @@ TEST_CASE(
   const std::vector<float> a = fused.logits(prompt_of(150), false), b = plain.logits(prompt_of(150), false);
   double error = 0, norm = 0;
   for (size_t i = 0; i < a.size(); ++i) error += std::pow(double{a[i]} - b[i], 2), norm += std::pow(double{b[i]}, 2);
-  // Products agree to 1e-5 (test_linear.cpp). Between them one way keeps sums in bf16 where the other does not, and each
-  // is 1.3 % from a CPU's logits of this model (test_model.cpp).
+  // Products agree to 1e-5 (test_linear.cpp). Between them one way keeps sums in bf16 where the other does not, and
+  // each is 1.3 % from a CPU's logits of this model (test_model.cpp).
   CHECK(std::sqrt(error / norm) < 3e-2);
   CHECK(contains(fused.report_json(), "gemm_hmma"));
   CHECK(contains(fused.explain_json({150}), "gemm_hmma"));
