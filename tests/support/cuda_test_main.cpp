@@ -11,5 +11,6 @@ int main(int argc, char** argv) {
     std::printf("skipped: %s\n", reason.c_str());
     return 77;
   }
+  static_cast<void>(std::setvbuf(stdout, nullptr, _IOLBF, 0));  // a program that is stopped has shown how far it got
   return doctest::Context(argc, argv).run();
 }
