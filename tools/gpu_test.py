@@ -100,7 +100,7 @@ def run(command: list[str], limit_s: float, env: dict[str, str] | None = None) -
     if HOST_ONLY in text and "Status: SUCCESS" in text:  # nothing to check, which the tools call an error
         result.update({"exit": 0, "host_only": True})
     elif code not in (0, SKIPPED):
-        print(text if len(text) < 8000 else f"{text[:4000]}\n...\n{text[-4000:]}")
+        print(text if len(text) < 6000 else f"{text[:4000]}\n...\n{text[-2000:]}", flush=True)
     return result
 
 
@@ -210,7 +210,7 @@ def sanitize(programs: list[Path], args: argparse.Namespace, seconds_before: dic
             running = {key(case, tool): pool.submit(start(case, tool)) for case, tool in work}
             for name_of_run, future in running.items():
                 cases[name_of_run] = future.result()
-                if cases[name_of_run]["exit"] != 0:
+                if cases[name_of_run]["exit"] != 0 and "not_run" not in cases[name_of_run]:
                     print(f"{name_of_run}: {cases[name_of_run]}", flush=True)
         launched = {line for path in folder.glob("trace.*") for line in path.read_text().split()}
     checked = [program for program in programs if program.name not in NOT_SANITIZED]

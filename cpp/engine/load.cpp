@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <utility>
 
 #include "core/log.h"
 #include "engine/draw_states.h"
@@ -12,6 +13,23 @@
 
 namespace imp {
 namespace {
+
+class Stopwatch {
+ public:
+  /// Seconds since the lap before, or the beginning.
+  double lap() {
+    const Clock::time_point before = std::exchange(last_, Clock::now());
+    return seconds(before, last_);
+  }
+  double total() const { return seconds(begin_, last_); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static double seconds(Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double>(to - from).count();
+  }
+  Clock::time_point begin_ = Clock::now(), last_ = begin_;
+};
 
 int cuda_index(std::string_view device) {
   if (device == "auto" || device == "cuda") return 0;
@@ -136,18 +154,21 @@ uint64_t tensor_bytes(const ModelFile& file) {
 }
 
 LoadedModel load_model(const EngineOptions& options, Config& config, std::vector<std::string>& inert) {
-  const auto start = std::chrono::steady_clock::now();
+  Stopwatch watch;
   LoadedModel model;
   model.file = open_model_file(options.model_path);
   model.spec = read_model_spec(*model.file);
   model.tensors = match_tensors(*model.file, model.spec);
   model.tokenizer = load_tokenizer(*model.file);
+  model.times.file = watch.lap();
   choose_device(options, config.settings(), model);
+  model.times.device = watch.lap();
   log_info("device ", model.device_line);
   model.backend->begin_load(model.spec);
   model.memory = settle_memory(options, model, config);  // before anything large is touched
   log_info("memory plan\n", model.memory.table());
   model.weights = load_weights(model.tensors, model.spec, *model.backend);
+  model.times.weights = watch.lap();
   model.backend->finish_load({.max_tokens = model.memory.max_step_tokens,
                               .max_sequences = model.memory.max_batch_size,
                               .max_logit_rows = model.memory.max_logit_rows,
@@ -163,7 +184,8 @@ LoadedModel load_model(const EngineOptions& options, Config& config, std::vector
                      .exit_layer = static_cast<int>(settings.diagnostics.exit_layer),
                      .no_logit_softcap = settings.generation.no_logit_softcap,
                      .ffn_skip_threshold = static_cast<float>(settings.ffn.sparsity_threshold)});
-  model.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  model.times.workspace = watch.lap();
+  model.times.total = watch.total();
   return model;
 }
 

@@ -15,6 +15,15 @@
 
 namespace imp {
 
+/// What loading spent its time on, in seconds.
+struct LoadTimes {
+  double file = 0;       // opening and checking it, and its vocabulary
+  double device = 0;     // making the backend
+  double weights = 0;    // until they lie on the device as its kernels want them
+  double workspace = 0;  // the rest of the memory, libraries, the choice of their kernels
+  double total = 0;
+};
+
 /// A model on its device, ready to run: what loading leaves behind. Members are in the order of their dependence.
 struct LoadedModel {
   std::unique_ptr<ModelFile> file;
@@ -27,7 +36,7 @@ struct LoadedModel {
   MemoryPlan memory;
   std::vector<KvLayerView> kv;
   std::unique_ptr<Decoder> decoder;
-  double load_seconds = 0;
+  LoadTimes times;
 };
 
 /// Opens, checks, plans and prepares. Decisions that depend on the model are written into `config`

@@ -125,8 +125,18 @@ void write_diagnostics(JsonWriter& json, const Engine::State& state) {
   json.field("profile", settings.profile).field("dump_tokens", settings.dump_tokens).end_object();
 }
 
+/// What load_s is made of.
+void write_load(JsonWriter& json, const LoadedModel& model) {
+  const LoadTimes& times = model.times;
+  json.key("load").begin_object().field("file_s", times.file).field("device_s", times.device);
+  json.field("weights_s", times.weights).field("workspace_s", times.workspace);
+  json.field("weight_bytes_per_s", times.weights > 0 ? static_cast<double>(tensor_bytes(*model.file)) / times.weights : 0);
+  json.end_object();
+}
+
 void write_timings(JsonWriter& json, const Engine::State& state) {
-  json.key("timings").begin_object().field("load_s", state.model.load_seconds);
+  json.key("timings").begin_object().field("load_s", state.model.times.total);
+  write_load(json, state.model);
   json.field("forward_s", state.totals.forward_seconds).field("forward_batches", state.totals.forward_batches);
   json.field("forward_tokens", state.totals.forward_tokens).field("requests", state.totals.requests);
   json.field("prompt_tokens", state.totals.prompt_tokens);

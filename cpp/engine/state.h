@@ -68,6 +68,7 @@ struct PendingStep {
   int slot = 0;
   std::vector<PendingChunk> chunks;
   int64_t host_begin = 0, host_end = 0;  // rows of logits that the host needs; it then waits for them before going on
+  std::vector<float> kept_rows = {};     // these, where another pass has run since
   Clock::time_point started;
 
   bool needs_host() const { return host_end > host_begin; }
@@ -129,7 +130,8 @@ struct Engine::State {
   void wait(int slot, Clock::time_point started);
   PendingChunk prepare(const PlannedChunk& planned, PendingStep& step, std::vector<SampleRow>& draws);
   void expect_token(PendingChunk& chunk);
-  void collect(const PendingStep& step, std::vector<TokenEvent>& events);
+  void collect(PendingStep& step, std::vector<TokenEvent>& events);
+  std::span<float> host_rows(PendingStep& step);
   bool awaits_tokens() const;  // whether the pending step has tokens that somebody waits for
   int free_slot() const { return pending ? 1 - pending->slot : 0; }
   int32_t logit_rows_of(const PlannedChunk& chunk);

@@ -28,6 +28,9 @@ std::vector<TokenEvent> Engine::step() {
   std::vector<TokenEvent> events;
   s.end_cancelled(events);
   if (!s.pending) s.pending = s.launch_next();
+  if (!s.pending && events.empty() && !s.scheduler.empty())  // the plan of memory has room for any one request
+    fail(ErrorCode::invalid_argument, "no request can run: ", s.bench_blocks.size(), " of ", s.pool.num_blocks(),
+         " blocks of the KV cache are held by the bench; reset() gives them back");
   if (!s.pending) return events;
   std::optional<PendingStep> next;
   if (s.sampling.look_ahead && !s.pending->needs_host()) {
@@ -110,13 +113,11 @@ void Engine::State::expect_token(PendingChunk& chunk) {
 }
 
 /// Waits for a step, and makes events of its tokens.
-void Engine::State::collect(const PendingStep& step, std::vector<TokenEvent>& events) {
+void Engine::State::collect(PendingStep& step, std::vector<TokenEvent>& events) {
   wait(step.slot, step.started);
   const std::span<const SampleResult> results = runner.results(step.slot);
   const auto vocab_size = static_cast<size_t>(model.spec.vocab_size);
-  std::span<float> rows;
-  if (step.needs_host())
-    rows = device.run(*model.backend, [&] { return runner.logits(step.host_begin, step.host_end - step.host_begin); });
+  const std::span<float> rows = host_rows(step);
   for (const PendingChunk& chunk : step.chunks) {
     const auto found = requests.find(chunk.request);
     if (found == requests.end() || found->second.finished[static_cast<size_t>(chunk.index)]) {
@@ -139,6 +140,12 @@ void Engine::State::collect(const PendingStep& step, std::vector<TokenEvent>& ev
       if (chunk.planned.completes) sample(chunk.planned, own.last(vocab_size), events);
     }
   }
+}
+
+/// The rows that the host draws from, or nothing.
+std::span<float> Engine::State::host_rows(PendingStep& step) {
+  if (!step.needs_host() || !step.kept_rows.empty()) return step.kept_rows;
+  return device.run(*model.backend, [&] { return runner.logits(step.host_begin, step.host_end - step.host_begin); });
 }
 
 bool Engine::State::awaits_tokens() const {
@@ -164,6 +171,11 @@ void Engine::State::wait(int slot, Clock::time_point started) {
 }
 
 void Engine::State::forward(const RunChunk& chunk, bool draw) {
+  // This pass writes its logits over those of the step under way.
+  if (pending && pending->needs_host() && pending->kept_rows.empty()) {
+    const std::span<float> rows = host_rows(*pending);
+    pending->kept_rows.assign(rows.begin(), rows.end());
+  }
   const int slot = free_slot();
   const Clock::time_point start = Clock::now();
   const SampleRow first_row;

@@ -118,6 +118,8 @@ class Backend {
   /// The backend's form of a weight of the file; the file outlives the backend.
   virtual WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) = 0;
   virtual const float* prepare_vector(const TensorInfo& tensor) = 0;  // norms, biases: fp32 [n]
+  /// After the last of them: waits until all are in place.
+  virtual void finish_weights() {}
   /// What the head's products read, of the prepared table: generation.lm_dequant_fp16 may want another form.
   virtual WeightView prepare_head(const WeightView& head) { return head; }
 

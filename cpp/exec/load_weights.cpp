@@ -57,6 +57,7 @@ Weights load_weights(const ModelTensors& tensors, const ModelSpec& spec, Backend
   weights.lm_head = backend.prepare_head(weights.lm_head);
   weights.final_norm = load.vector(tensors.of(WeightRole::final_norm));
   for (int layer = 0; layer < spec.num_layers; ++layer) weights.layers.push_back(load_layer(tensors, layer, load));
+  backend.finish_weights();
   return weights;
 }
 

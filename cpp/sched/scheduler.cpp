@@ -94,8 +94,7 @@ void Scheduler::admit(int64_t& prefill_tokens, StepPlan& plan) {
     Sequence& sequence = sequences_.at(*waiting_.begin());
     // One spare block for each that runs already, or the newcomer would soon be thrown out again.
     const int64_t needed = blocks_for(static_cast<int64_t>(sequence.tokens.size()));
-    if (num_running() > 0 && pool_.num_free() < needed + num_running()) return;
-    assert(pool_.num_free() >= needed);
+    if (pool_.num_free() < needed + num_running()) return;
     for (int64_t i = 0; i < needed; ++i) sequence.blocks.push_back(pool_.allocate().value());
     waiting_.erase(sequence.id);
     running_.insert(sequence.id);

@@ -133,6 +133,10 @@ class CudaBackend final : public Backend {
 
   WeightView prepare_weight(const TensorInfo& tensor, LinearRole role) override;
   const float* prepare_vector(const TensorInfo& tensor) override;
+  void finish_weights() override {
+    upload_of_weights().finish();
+    weight_upload_.reset();  // its threads and staging memory are for loading alone
+  }
   int32_t preferred_step_tokens() const override { return 4096; }
   DType intermediate_dtype(int64_t tokens) const override {
     return tokens >= (linear_.bf16 ? kBf16CopyTokens : kSmallStepTokens + 1) ? DType::bf16 : DType::f32;
@@ -231,6 +235,10 @@ class CudaBackend final : public Backend {
     linear_.launch = launch_;
     return linear_;
   }
+  WeightUpload& upload_of_weights() {
+    if (!weight_upload_) weight_upload_ = std::make_unique<WeightUpload>(launch_);
+    return *weight_upload_;
+  }
   /// After an op was called.
   template <class Args>
   void timed(std::string_view op, const Args& args) {
@@ -258,7 +266,7 @@ class CudaBackend final : public Backend {
   std::vector<std::unique_ptr<PinnedMemory>> pinned_;
   std::map<MemoryTag, uint64_t> memory_by_tag_;
   std::map<const void*, WeightView> prepared_;  // by the file's bytes: a tied head is one weight
-  std::unique_ptr<WeightUpload> weight_upload_ = std::make_unique<WeightUpload>();
+  std::unique_ptr<WeightUpload> weight_upload_;  // while weights are loaded
   int64_t max_cols_ = 0, max_intermediate_ = 0;
 
   CublasLt cublaslt_;
@@ -285,7 +293,7 @@ WeightView CudaBackend::prepare_weight(const TensorInfo& tensor, LinearRole role
          " columns; the CUDA kernels need a multiple of 32");
   const int64_t bytes = packed_sizes(layout, tensor.format, rows, cols).total();
   void* packed = allocate(static_cast<uint64_t>(bytes), MemoryTag::weights);
-  weight_upload_->run(tensor.format, tensor.data, rows, cols, packed, launch_);
+  upload_of_weights().run(tensor.format, tensor.data, rows, cols, packed);
   max_cols_ = std::max(max_cols_, cols);
   if (role == LinearRole::gate_up) max_intermediate_ = std::max(max_intermediate_, rows);
   const WeightView view = {
@@ -299,8 +307,7 @@ const float* CudaBackend::prepare_vector(const TensorInfo& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
   dequantize(tensor.format, tensor.data.data(), values.data(), tensor.num_elements());
   void* data = allocate(values.size() * sizeof(float), MemoryTag::weights);
-  upload(data, values.data(), values.size() * sizeof(float));
-  check(cudaStreamSynchronize(launch_.stream), "copying a vector");
+  upload_of_weights().copy(std::move(values), data);
   return static_cast<const float*>(data);
 }
 
@@ -345,8 +352,6 @@ ImmaScratch CudaBackend::allocate_imma_scratch(const StepLimits& limits) {
 }
 
 void CudaBackend::finish_load(const StepLimits& limits) {
-  check(cudaStreamSynchronize(launch_.stream), "packing the weights");
-  weight_upload_.reset();  // its staging memory is for loading alone
   const auto tokens = static_cast<uint64_t>(limits.max_tokens);
   linear_.cublaslt = &cublaslt_;
   linear_.x_bf16 = allocate(tokens * static_cast<uint64_t>(max_cols_) * 2, MemoryTag::workspace);
@@ -398,6 +403,7 @@ WeightView CudaBackend::prepare_head(const WeightView& head) {
   if (!lm_dequant_fp16_) return head;
   WeightView half = {.data = nullptr, .format = WeightFormat::f16, .rows = head.rows, .cols = head.cols};
   void* data = allocate(static_cast<uint64_t>(2 * head.rows * head.cols), MemoryTag::weights);
+  upload_of_weights().finish();
   dequantize_f16(head, data, launch_);
   half.data = data;
   half.layout = static_cast<int>(PackedLayout::kRows);

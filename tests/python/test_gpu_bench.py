@@ -159,17 +159,29 @@ def test_a_synthetic_file_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert logits.std() > 0.01
 
 
-def test_sanitizer_commands(tool: ModuleType) -> None:
+def test_sanitizer_commands(tool: ModuleType, tmp_path: Path) -> None:
     gpu_test = importlib.import_module("gpu_test")
-    programs = [Path("/b") / f"cuda_test_{stem}" for stem in ("engine", "graphs", "linear", "model")]
+    programs = [tmp_path / f"cuda_test_{stem}" for stem in ("failures", "graphs", "linear", "model")]
+    for program in programs:  # doctest's list
+        program.write_text(
+            "#!/bin/sh\nprintf '[doctest] listing\\n=====\\none, two\\nthree\\n=====\\n[doctest] 2\\n'\n"
+        )
+        program.chmod(0o755)
     work = gpu_test.sanitizer_work(programs, ["memcheck", "racecheck"])
-    assert set(work) == {
-        "cuda_test_graphs/memcheck", "cuda_test_graphs/racecheck", "cuda_test_linear/memcheck",
-        "cuda_test_linear/racecheck", "cuda_test_model/memcheck",
-    }  # fmt: skip
-    assert work["cuda_test_linear/racecheck"][-1] == "/b/cuda_test_linear"
-    assert work["cuda_test_model/memcheck"][-1].startswith("--test-case=")
-    assert work["cuda_test_graphs/memcheck"][-1].startswith("--test-case-exclude=")
+    runs = {(case.program.name, case.name, tool) for case, tool in work}
+    both = [(f"cuda_test_{stem}", name) for stem in ("graphs", "linear") for name in ("one, two", "three")]
+    models = [("cuda_test_model", name) for name in ("one, two", "three")]
+    assert runs == {(*case, tool) for case in both for tool in ("memcheck", "racecheck", "trace")} | {
+        (*case, tool) for case in models for tool in ("memcheck", "trace")
+    }
+    command = work[-1][0].command("memcheck")
+    assert command[:3] == ["compute-sanitizer", "--tool", "memcheck"]
+    assert command[-3:] == [str(programs[-1]), "--first=2", "--last=2"]
+    assert (
+        next(case for case, _ in work if "graphs" in case.program.name)
+        .command("memcheck")[6]
+        .startswith("--test-case-ex")
+    )
 
 
 def test_a_file_that_is_missing_and_unknown_is_named(

@@ -278,6 +278,15 @@ TEST_CASE("bench: prefill and decode extend one sequence until reset") {
   CHECK(report_number(engine.report_json(), {"kv", "blocks_used"}) == 0);
 }
 
+TEST_CASE("a request that the bench left no memory for is told so, and runs after reset()") {
+  Engine engine = make_engine({{"runtime.max_batch_size", "1"}});
+  engine.bench_prefill(prompt_of(engine.max_seq_len()));
+  engine.submit(prompt_of(30), greedy(4));
+  CHECK(contains(error_of([&] { engine.step(); }), "are held by the bench; reset() gives them back"));
+  engine.reset();
+  CHECK(complete(engine, prompt_of(30), greedy(4)).tokens.size() == 4);
+}
+
 TEST_CASE("reset drops everything that runs or waits") {
   Engine engine = make_engine();
   for (int i = 0; i < 6; ++i) engine.submit(prompt_of(20, i), greedy(50));

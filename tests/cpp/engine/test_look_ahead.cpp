@@ -235,6 +235,30 @@ TEST_CASE("other passes and reset() between the steps") {
   CHECK(complete(engine, prompt_of(8), greedy(4)) == complete(quiet, prompt_of(8), greedy(4)));
 }
 
+TEST_CASE("other passes between a step's launch and the draws that the host makes of it") {
+  Engine engine = make_engine({}, "tiny-llama", 0, "ahead"), quiet = make_engine();
+  SamplingParams params = greedy(6);
+  params.typical_p = 0.5f;
+  params.prompt_logprobs = 1;
+  const RequestId expected_id = quiet.submit(prompt_of(12), params);
+  const auto expected = finish_all(quiet);
+  engine.submit(prompt_of(20), greedy(30));
+  for (int i = 0; i < 4; ++i) engine.step();
+  const RequestId id = engine.submit(prompt_of(12), params);
+  Results found;
+  while (engine.has_work()) {
+    for (const TokenEvent& event : engine.step()) {
+      auto& tokens = found[{event.request, event.index}].tokens;
+      tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
+    }
+    engine.logits(prompt_of(33), true);
+  }
+  CHECK(found.at({id, 0}).tokens == expected.at({expected_id, 0}).tokens);
+  const auto rows = engine.prompt_logprobs(id), wanted = quiet.prompt_logprobs(expected_id);
+  REQUIRE(rows.size() == wanted.size());
+  for (size_t t = 1; t < rows.size(); ++t) CHECK(rows[t].at(0).logprob == wanted[t].at(0).logprob);
+}
+
 TEST_CASE("prompt logprobs beside sequences that run ahead") {
   std::vector<std::vector<std::vector<TokenLogprob>>> found;
   for (const char* mode : kModes) {
