@@ -41,6 +41,7 @@ LEFT_OUT = {
     "cuda_test_text": "*new processes*",
 }
 COUNTS = re.compile(r"\[doctest\] (test cases|assertions):\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed")
+FEW = "IMP_TEST_FEW"  # tests then take few shapes (tests/support/few.h)
 HOST_ONLY = "terminated before first instrumented API call"
 
 
@@ -77,7 +78,7 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def run(command: list[str], limit_s: float, env: dict[str, str] | None = None) -> dict[str, Any]:
+def run(command: list[str], limit_s: float, env: dict[str, str]) -> dict[str, Any]:
     begin = time.monotonic()
     with subprocess.Popen(
         command,
@@ -86,7 +87,7 @@ def run(command: list[str], limit_s: float, env: dict[str, str] | None = None) -
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=dict(os.environ, **(env or {})),
+        env=dict(os.environ, **env),
         start_new_session=True,  # the tools start the program as a process of theirs
     ) as process:
         try:
@@ -200,11 +201,11 @@ def sanitize(programs: list[Path], args: argparse.Namespace, seconds_before: dic
             def work_off() -> dict[str, Any]:
                 if time.monotonic() > args.end:
                     return {"exit": -1, "seconds": 0.0, "not_run": True}
-                return run(case.command(tool), args.limit, tracing if tool == TRACE else None)
+                return run(case.command(tool), args.limit, {FEW: "1", **(tracing if tool == TRACE else {})})
 
             return work_off
 
-        work.sort(key=lambda item: -seconds_before.get(key(*item), 60.0))  # what nobody knows first
+        work.sort(key=lambda item: -seconds_before.get(key(*item), 90.0 if item[1] == "racecheck" else 60.0))
         cases: dict[str, dict[str, Any]] = {}
         with ThreadPoolExecutor(args.jobs) as pool:
             running = {key(case, tool): pool.submit(start(case, tool)) for case, tool in work}
@@ -243,7 +244,7 @@ def sanitize(programs: list[Path], args: argparse.Namespace, seconds_before: dic
 def test(programs: list[Path], args: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
-        running = {program.name: pool.submit(run, [str(program)], args.limit) for program in programs}
+        running = {program.name: pool.submit(run, [str(program)], args.limit, {}) for program in programs}
         for name, future in running.items():
             results[name] = future.result()
             print(f"{name}: {'ok' if results[name]['exit'] == 0 else results[name]}", flush=True)

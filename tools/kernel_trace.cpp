@@ -28,9 +28,9 @@ Trace& trace() {
 }
 
 void on_call(void*, CUpti_CallbackDomain, CUpti_CallbackId id, const CUpti_CallbackData* data) {
-  const bool launch = id == CUPTI_DRIVER_TRACE_CBID_cuLaunchKernel || id == CUPTI_DRIVER_TRACE_CBID_cuLaunchKernel_ptsz ||
-                      id == CUPTI_DRIVER_TRACE_CBID_cuLaunchKernelEx ||
-                      id == CUPTI_DRIVER_TRACE_CBID_cuLaunchKernelEx_ptsz;
+  const bool launch =
+      id == CUPTI_DRIVER_TRACE_CBID_cuLaunchKernel || id == CUPTI_DRIVER_TRACE_CBID_cuLaunchKernel_ptsz ||
+      id == CUPTI_DRIVER_TRACE_CBID_cuLaunchKernelEx || id == CUPTI_DRIVER_TRACE_CBID_cuLaunchKernelEx_ptsz;
   if (!launch || data->callbackSite != CUPTI_API_ENTER || !data->symbolName) return;
   const std::lock_guard lock(trace().mutex);
   trace().names.insert(data->symbolName);

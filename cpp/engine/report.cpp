@@ -130,7 +130,8 @@ void write_load(JsonWriter& json, const LoadedModel& model) {
   const LoadTimes& times = model.times;
   json.key("load").begin_object().field("file_s", times.file).field("device_s", times.device);
   json.field("weights_s", times.weights).field("workspace_s", times.workspace);
-  json.field("weight_bytes_per_s", times.weights > 0 ? static_cast<double>(tensor_bytes(*model.file)) / times.weights : 0);
+  json.field("weight_bytes_per_s",
+             times.weights > 0 ? static_cast<double>(tensor_bytes(*model.file)) / times.weights : 0);
   json.end_object();
 }
 

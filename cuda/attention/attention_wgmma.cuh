@@ -356,7 +356,8 @@ __device__ __forceinline__ void compute(const AttentionParams& p, WgmmaWorkList<
       state.round_probabilities();
       state.rescale_output();
     }
-    release(barriers.empty_q[buffer]);
+    // All threads, for all of them wrote the first ones.
+    if (Tiles::kQueryBuffers > 1) mbarrier_arrive(&barriers.empty_q[buffer]);
     const int last = step + work.num_tiles - 1, stage = last % Tiles::kStages;
     mbarrier_wait(&barriers.full_v[stage], last / Tiles::kStages % 2);
     wgmma_fence();
@@ -394,7 +395,7 @@ __global__ __launch_bounds__(Tiles::kThreads, 1) void attention_wgmma_kernel(con
   uint8_t* v_tiles = k_tiles + Tiles::kStages * Tiles::kTileBytes;
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
-      mbarrier_init(&barriers.full_q[i], 96), mbarrier_init(&barriers.empty_q[i], 4 * Tiles::kGroups);
+      mbarrier_init(&barriers.full_q[i], 96), mbarrier_init(&barriers.empty_q[i], 128 * Tiles::kGroups);
       mbarrier_init(&barriers.full_k[i], 1), mbarrier_init(&barriers.full_v[i], 1);
       mbarrier_init(&barriers.empty_k[i], 4 * Tiles::kGroups), mbarrier_init(&barriers.empty_v[i], 4 * Tiles::kGroups);
     }

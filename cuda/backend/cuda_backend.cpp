@@ -265,7 +265,7 @@ class CudaBackend final : public Backend {
   std::vector<DeviceMemory> memory_;
   std::vector<std::unique_ptr<PinnedMemory>> pinned_;
   std::map<MemoryTag, uint64_t> memory_by_tag_;
-  std::map<const void*, WeightView> prepared_;  // by the file's bytes: a tied head is one weight
+  std::map<const void*, WeightView> prepared_;   // by the file's bytes: a tied head is one weight
   std::unique_ptr<WeightUpload> weight_upload_;  // while weights are loaded
   int64_t max_cols_ = 0, max_intermediate_ = 0;
 

@@ -8,6 +8,7 @@
 #include "reference/reference.h"
 #include "support/compare.h"
 #include "support/cuda_device.h"
+#include "support/few.h"
 #include "support/paged_batch.h"
 
 using namespace imp;
@@ -185,9 +186,9 @@ TEST_CASE("prefill: every head width and group, whole prompts and chunks after a
   Random random(6);
   Device device;
   for (int head_dim : kHeadDims) {
-    for (int group : {1, 3, 4, 8}) {
-      Problem problem({group, 2, head_dim, 0, 0, 1, 2}, {{1, 1}, {17, 17}, {90, 90}, {33, 210}, {1, 77}, {64, 128}},
-                      random);
+    for (int group : few({1, 3, 4, 8}, {3, 8})) {
+      const Problem::Sequences many = {{1, 1}, {17, 17}, {90, 90}, {33, 210}, {1, 77}, {64, 128}};
+      Problem problem({group, 2, head_dim, 0, 0, 1, 2}, few(many, {{1, 1}, {17, 17}, {33, 100}}), random);
       CAPTURE(head_dim);
       CAPTURE(group);
       CHECK(device.prefill(problem, problem.expected()) == "");
@@ -201,7 +202,8 @@ TEST_CASE("prefill: windows, softcap, a long prompt, sharp scores") {
   for (const Shape& shape :
        {Shape{2, 1, 256, 100}, Shape{4, 1, 64, 33}, Shape{4, 1, 128, 1}, Shape{1, 2, 96, 0, 30.0f, 3, 3},
         Shape{2, 1, 128, 64, 5.0f, 2, 2}, Shape{1, 1, 64, 0, 0, 6, 6}}) {
-    Problem problem(shape, {{150, 150}, {20, 600}, {3, 5000}}, random);
+    const Problem::Sequences pieces = {{150, 150}, {20, 600}, {3, 5000}};
+    Problem problem(shape, few(pieces, {{70, 70}, {20, 150}, {3, 300}}), random);
     CAPTURE(shape.head_dim);
     CAPTURE(shape.window);
     CHECK(device.prefill(problem, problem.expected()) == "");
@@ -211,7 +213,8 @@ TEST_CASE("prefill: windows, softcap, a long prompt, sharp scores") {
 TEST_CASE("prefill: 600 tokens at once") {
   Random random(8);
   Device device;
-  Problem problem({2, 1, 128, 0, 0, 1, 2}, {{600, 600}}, random);
+  const int tokens = few(600, 200);
+  Problem problem({2, 1, 128, 0, 0, 1, 2}, {{tokens, tokens}}, random);
   CHECK(device.prefill(problem, problem.expected()) == "");
 }
 
@@ -219,7 +222,8 @@ TEST_CASE("fa2: sums in f16 stay close, and finite where products are large") {
   Random random(9);
   Device device;
   for (const Shape& shape : {Shape{4, 2, 128, 0, 0, 1, 1}, Shape{1, 1, 128, 70, 20, 1, 1}}) {
-    Problem problem(shape, {{300, 300}, {33, 210}, {1, 77}}, random);
+    const Problem::Sequences pieces = {{300, 300}, {33, 210}, {1, 77}};
+    Problem problem(shape, few(pieces, {{100, 100}, {33, 110}, {1, 77}}), random);
     const std::vector<float> expected = problem.expected();
     for (const auto& [sums, tolerance] : {std::pair{Fa2Sums::f16_scores, 6e-3}, {Fa2Sums::f16, 8e-3}}) {
       const std::vector<float> found =
@@ -242,7 +246,7 @@ TEST_CASE("fa2: sums in f16 stay close, and finite where products are large") {
 TEST_CASE("fa2: sums of P V in f16 over 16384 keys") {
   Random random(10);
   Device device;
-  Problem problem({4, 1, 128, 0, 0, 0.1f, 0.1f}, {{40, 16384}}, random);  // all keys count about the same
+  Problem problem({4, 1, 128, 0, 0, 0.1f, 0.1f}, {{40, few(16384, 600)}}, random);  // all keys count about the same
   const std::vector<float> expected = problem.expected();
   const std::vector<float> found =
       problem.on_device([&](const AttentionArgs& args) { attention_fa2(args, Fa2Sums::f16, device.context(true)); });
@@ -252,10 +256,11 @@ TEST_CASE("fa2: sums of P V in f16 over 16384 keys") {
 TEST_CASE("prefill: a chunk after a long context, and many prompts at once") {
   Random random(11);
   Device device;
-  Problem chunk({4, 2, 128, 0, 0, 1, 2}, {{200, 3001}}, random);
+  const Problem::Sequences after_context = {{200, 3001}};
+  Problem chunk({4, 2, 128, 0, 0, 1, 2}, few(after_context, {{70, 501}}), random);
   CHECK(device.prefill(chunk, chunk.expected()) == "");
-  Problem many({4, 2, 64, 0, 0, 1, 2}, {{128, 128}, {127, 127}, {129, 129}, {1, 1}, {255, 400}, {16, 16}, {5, 999}},
-               random);
+  const Problem::Sequences prompts = {{128, 128}, {127, 127}, {129, 129}, {1, 1}, {255, 400}, {16, 16}, {5, 999}};
+  Problem many({4, 2, 64, 0, 0, 1, 2}, few(prompts, {{65, 65}, {1, 1}, {40, 100}, {5, 99}}), random);
   CHECK(device.prefill(many, many.expected()) == "");
 }
 
@@ -263,7 +268,8 @@ TEST_CASE("wgmma repeats bit for bit, whoever computes which tile") {
   Random random(12);
   Device device;
   if (!has_wgmma(128, device.major)) return;
-  Problem problem({4, 2, 128, 0, 0, 1, 2}, {{700, 700}, {100, 1000}, {1, 5}}, random);
+  const Problem::Sequences pieces = {{700, 700}, {100, 1000}, {1, 5}};
+  Problem problem({4, 2, 128, 0, 0, 1, 2}, few(pieces, {{200, 200}, {50, 300}, {1, 5}}), random);
   const auto on = [&](int num_sms) {
     return problem.on_device([&](const AttentionArgs& args) {
       LaunchContext context = device.context(true);
@@ -272,5 +278,5 @@ TEST_CASE("wgmma repeats bit for bit, whoever computes which tile") {
     });
   };
   const std::vector<float> first = on(132);
-  for (int num_sms : {1, 2, 7, 50, 132, 132, 132}) CHECK(same_bits(on(num_sms), first));
+  for (int num_sms : few({1, 2, 7, 50, 132, 132, 132}, {1, 7, 132})) CHECK(same_bits(on(num_sms), first));
 }

@@ -4,6 +4,7 @@
 #include "norm/elementwise.h"
 #include "rope/qk_rope_kv.h"
 #include "support/decode_problem.h"
+#include "support/few.h"
 
 using namespace imp;
 using namespace imp::cuda;
@@ -70,11 +71,12 @@ TEST_CASE("every head width and group: one launch equals the reference, and two 
   Random random(1);
   Device device;
   for (int head_dim : kHeadDims) {
-    for (int group : {1, 3, 4, 16}) {
+    for (int group : few({1, 3, 4, 16}, {4, 16})) {
       DecodeShape shape = {group, 2, head_dim};
       shape.norms = group % 2 == 0;
       shape.pairing = group == 4 ? RopePairing::interleaved : RopePairing::half_split;
-      DecodeProblem problem(shape, {{1, 1}, {1, 600}, {1, 63}, {1, 64}, {1, 65}, {1, 257}}, random);
+      const DecodeProblem::Sequences pieces = {{1, 1}, {1, 600}, {1, 63}, {1, 64}, {1, 65}, {1, 257}};
+      DecodeProblem problem(shape, few(pieces, {{1, 1}, {1, 150}, {1, 65}}), random);
       const auto expected = problem.reference();
       for (const DecodePlan& plan : device.plans(problem.shape().head_dim)) {
         CAPTURE(head_dim);
@@ -99,7 +101,7 @@ TEST_CASE("only the new tokens' slots of the cache change, to what the reference
   for (int rotary_dim : {128, 64, 32}) {
     DecodeShape shape = {2, 3, 128};
     shape.rotary_dim = rotary_dim;
-    DecodeProblem problem(shape, {{3, 50}, {1, 17}, {8, 8}, {5, 1000}, {2, 33}}, random);
+    DecodeProblem problem(shape, {{3, 50}, {1, 17}, {8, 8}, {5, few(1000, 100)}, {2, 33}}, random);
     const auto expected = problem.reference();
     for (const DecodePlan& plan : device.plans(problem.shape().head_dim)) {
       const auto found = device.fused(problem, plan);
@@ -118,9 +120,10 @@ TEST_CASE("only the new tokens' slots of the cache change, to what the reference
 TEST_CASE("several tokens a sequence, as speculation and short prompts have them") {
   Random random(3);
   Device device;
-  for (int head_dim : {64, 80, 128, 256}) {
-    for (const auto& [group, tokens] : {std::pair{1, 16}, {4, 4}, {3, 5}, {8, 2}}) {
-      DecodeProblem problem({group, 2, head_dim}, {{tokens, tokens}, {tokens, 300}, {1, 129}, {tokens, 49}}, random);
+  for (int head_dim : few({64, 80, 128, 256}, {80, 128})) {
+    for (const auto& [group, tokens] : few({std::pair{1, 16}, {4, 4}, {3, 5}, {8, 2}}, {{1, 16}, {3, 5}})) {
+      DecodeProblem problem({group, 2, head_dim}, {{tokens, tokens}, {tokens, few(300, 100)}, {1, 129}, {tokens, 49}},
+                            random);
       const auto expected = problem.reference();
       for (const DecodePlan& plan : device.plans(problem.shape().head_dim)) {
         CAPTURE(head_dim);
@@ -143,7 +146,7 @@ TEST_CASE("windows, softcap, sharp scores, very different lengths") {
   for (const DecodeShape& shape :
        {DecodeShape{4, 1, 256, 512}, DecodeShape{4, 1, 256, 17}, DecodeShape{2, 2, 128, 1},
         DecodeShape{8, 1, 64, 0, 30.0f}, DecodeShape{4, 2, 128, 100, 5.0f, 1, 2}, DecodeShape{1, 2, 80, 0, 0, 1, 3}}) {
-    DecodeProblem problem(shape, {{1, 5000}, {1, 40}, {1, 513}, {1, 1}}, random);
+    DecodeProblem problem(shape, {{1, few(5000, 600)}, {1, 40}, {1, 513}, {1, 1}}, random);
     const auto expected = problem.reference();
     for (const DecodePlan& plan : device.plans(problem.shape().head_dim)) {
       CAPTURE(shape.head_dim);
@@ -160,7 +163,7 @@ TEST_CASE("contexts of 1 to 20000 with the plans the backend makes, for the cont
   Device device;
   for (const DecodeShape& shape : {DecodeShape{4, 8, 128}, DecodeShape{2, 8, 128}, DecodeShape{3, 3, 64},
                                    DecodeShape{4, 1, 256}, DecodeShape{4, 8, 64}}) {
-    for (int context : {1, 2, 16, 17, 31, 32, 100, 128, 255, 500, 1023, 4097, 20000}) {
+    for (int context : few({1, 2, 16, 17, 31, 32, 100, 128, 255, 500, 1023, 4097, 20000}, {1, 17, 255, 700})) {
       if (context > 5000 && (shape.head_dim != 128 || shape.group != 4)) continue;
       DecodeProblem problem(shape, {{1, context}}, random);
       const auto expected = problem.reference();
@@ -179,7 +182,7 @@ TEST_CASE("any number of stages gives the same bits") {
   Random random(6);
   Device device;
   for (int head_dim : kHeadDims) {
-    DecodeProblem problem({4, 2, head_dim}, {{1, 700}, {1, 3}, {1, 130}, {2, 90}}, random);
+    DecodeProblem problem({4, 2, head_dim}, {{1, few(700, 200)}, {1, 3}, {1, 130}, {2, 90}}, random);
     const auto one = device.fused(problem, {6, 1, 1, 1});
     for (int stages : {2, 3, 4}) {
       if (decode_shared(head_dim, 4, stages, 8, 2, 1).total + 1024 > device.max_shared_bytes) continue;
@@ -218,10 +221,10 @@ TEST_CASE("one long sequence among many short ones: blocks go where the keys are
 TEST_CASE("repeats bit for bit") {
   Random random(7);
   Device device;
-  DecodeProblem problem({4, 8, 128}, {{1, 3000}, {1, 2000}, {1, 17}, {1, 1024}}, random);
+  DecodeProblem problem({4, 8, 128}, {{1, few(3000, 300)}, {1, few(2000, 200)}, {1, 17}, {1, few(1024, 64)}}, random);
   for (const DecodePlan& plan : device.plans(problem.shape().head_dim)) {
     const auto first = device.fused(problem, plan);
-    for (int i = 0; i < 10; ++i) CHECK(same_bits(device.fused(problem, plan).out, first.out));
+    for (int i = 0; i < few(10, 2); ++i) CHECK(same_bits(device.fused(problem, plan).out, first.out));
   }
 }
 
@@ -270,7 +273,7 @@ TEST_CASE("overlap with the kernel that makes q, k and v changes no bit") {
   Random random(10);
   Device device;
   for (const DecodeShape& shape : {DecodeShape{4, 8, 128}, DecodeShape{2, 3, 64}}) {
-    DecodeProblem problem(shape, {{1, 900}, {1, 30}, {1, 2500}}, random);
+    DecodeProblem problem(shape, {{1, few(900, 90)}, {1, 30}, {1, few(2500, 250)}}, random);
     const auto chain = [&](bool overlap) {
       std::vector<std::vector<float>> outs;
       problem.on_device([&](const QkRopeKvArgs& rope, const AttentionArgs& args) {
@@ -294,7 +297,7 @@ TEST_CASE("overlap with the kernel that makes q, k and v changes no bit") {
       return outs[0];
     };
     const std::vector<float> expected = chain(false);
-    for (int i = 0; i < 5; ++i) CHECK(same_bits(chain(true), expected));
+    for (int i = 0; i < few(5, 1); ++i) CHECK(same_bits(chain(true), expected));
   }
 }
 

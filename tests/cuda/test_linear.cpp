@@ -15,6 +15,7 @@
 #include "support/capture_stderr.h"
 #include "support/compare.h"
 #include "support/cuda_device.h"
+#include "support/few.h"
 
 using namespace imp;
 using namespace imp::cuda;
@@ -301,7 +302,7 @@ bool can_run(const Workspace& workspace, std::string_view name, const Operand& w
   return false;
 }
 
-constexpr int64_t kTokens[] = {1, 2, 3, 5, 8, 9, 16, 40, 130};
+constexpr std::initializer_list<int64_t> kTokens = {1, 2, 3, 5, 8, 9, 16, 40, 130};
 
 /// The arithmetic of the candidate that the table takes.
 Arithmetic chosen_arithmetic(const Workspace& workspace, WeightFormat format, int64_t m, int64_t n, int64_t k) {
@@ -319,12 +320,12 @@ TEST_CASE("every candidate of every format computes the product at every number 
     std::set<std::string_view> ran;
     std::set<int64_t> widths;
     const int64_t unit = std::max(32, format.block_elements);
-    for (int64_t k : {32, 352, 1056, 2048}) widths.insert((k + unit - 1) / unit * unit);
+    for (int64_t k : few({32, 352, 1056, 2048}, {352, 2048})) widths.insert((k + unit - 1) / unit * unit);
     for (int64_t k : widths) {
-      for (int64_t n : {1, 37}) {
+      for (int64_t n : few({1, 37}, {37})) {
         const Operand w(format.format, n, k, random, workspace.device.context());
         for (const auto& entry : linear_table().entries()) {
-          for (int64_t m : kTokens) {
+          for (int64_t m : few(kTokens, {1, 2, 3, 8, 40, 130})) {
             if (!can_run(workspace, entry.name, w, m) || (n == 1 && m > 3)) continue;
             Call call(m, {&w}, {}, random);
             CAPTURE(format.name);
@@ -356,7 +357,8 @@ TEST_CASE("long rows, many rows") {
        {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_0, WeightFormat::bf16,
         WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::nvfp4,
         WeightFormat::q5_k, WeightFormat::q3_k, WeightFormat::q2_k}) {
-    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{130, 12288}, {9001, 256}}) {
+    for (const auto& [n, k] :
+         few<std::pair<int64_t, int64_t>>({{130, 12288}, {9001, 256}}, {{130, 3072}, {2001, 256}})) {
       const Operand w(format, n, k, random, workspace.device.context());
       for (const auto& entry : linear_table().entries()) {
         for (int64_t m : {1, 4, 8, 11, 33}) {
@@ -383,7 +385,7 @@ TEST_CASE("norm, chosen rows, bias, residual, activation") {
     const Operand whole_a(format.format, 37, 2048, random, workspace.device.context());
     const Operand whole_b(format.format, 37, 2048, random, workspace.device.context());
     for (const auto& entry : linear_table().entries()) {
-      for (int64_t m : {1, 2, 3, 8, 40, 100}) {
+      for (int64_t m : few({1, 2, 3, 8, 40, 100}, {1, 3, 40})) {
         if (!can_run(workspace, entry.name, a, m)) continue;
         for (const Options& options :
              {Options{.norm = true}, Options{.rows = true}, Options{.bias = true}, Options{.accumulate = true},
@@ -581,7 +583,7 @@ TEST_CASE("results repeat bit for bit, and tokens of a batch do not touch each o
       Call call(m, {&w}, {.norm = true, .pdl = true}, random);
       std::vector<std::vector<float>> first, again;
       call.run(workspace, {}, first);
-      for (int i = 0; i < 5; ++i) {
+      for (int i = 0; i < few(5, 1); ++i) {
         call.run(workspace, {}, again);
         CHECK(same_bits(std::span<const float>(first[0]).first(3001), std::span<const float>(again[0]).first(3001)));
       }
@@ -1005,6 +1007,7 @@ TEST_CASE("f16 sums: near the others where numbers are small, infinite where the
 }
 
 TEST_CASE("deterministic products of a shape whose sums the library likes to split: not split, and equal to the bit") {
+  if (few_shapes()) return;  // a product of the library
   Random random(15);
   TestDevice device;
   const int64_t m = 128, n = 4096, k = 12288;
@@ -1041,9 +1044,10 @@ TEST_CASE("every tile of the int8 tensor-core product, at shapes that fill none 
                               WeightFormat::q5_0, WeightFormat::q5_1, WeightFormat::q3_k, WeightFormat::q2_k}) {
     const int64_t unit = info(format).block_elements;
     std::set<int> ran;
-    for (int64_t k : {unit, int64_t{unit == 32 ? 1120 : 1280}, int64_t{2304}}) {
+    const int64_t odd = unit == 32 ? 1120 : 1280;
+    for (int64_t k : few({unit, odd, int64_t{2304}}, {odd})) {
       const Operand a(format, 145, k, random, with), b(format, 145, k, random, with), c(format, 33, k, random, with);
-      for (int64_t m : {1, 7, 31, 130}) {
+      for (int64_t m : few({1, 7, 31, 130}, {7, 130})) {
         for (const Options& options :
              {Options{.pdl = true}, Options{.norm = true, .rows = true, .bias = true, .accumulate = true},
               Options{.norm = true, .bias = true, .gated = true, .pdl = true}}) {
