@@ -3,8 +3,8 @@
     python tools/gpu_test.py BUILD/tests               every cuda_test_* program there -> gpu-test-<gpu>.json
     python tools/gpu_test.py BUILD/tests --sanitize    their cases under compute-sanitizer -> gpu-sanitize-<gpu>.json
 
-Under a sanitizer each case is a process of its own, the ones that took longest the last time first, and the kernels
-that the cases launch (tools/kernel_trace.cpp) are compared with those that the programs hold.
+Under a sanitizer cases take few shapes (tests/support/few.h), the processes that took longest the last time come first,
+and the kernels that they launch (tools/kernel_trace.cpp) are compared with those that the programs hold.
 
 `make gpu-test` and `make gpu-sanitize` build and call it. Ends with 1 where a test failed or none ran.
 """
@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,14 @@ SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 # What none of the tools can run: failures made on purpose, or programs that start others.
 NOT_SANITIZED = {"cuda_test_failures", "cuda_test_no_device"}
 # Whole models: cuBLASLt's kernels, which are not ours to check, and whatever the ops' own programs do not launch.
-# Addresses alone, and only cases of this many seconds without a tool.
-WHOLE_MODELS = {"cuda_test_engine", "cuda_test_model", "cuda_test_settings", "cuda_test_text"}
+# Addresses alone.
+WHOLE_MODELS = {
+    "cuda_test_attention_keys",
+    "cuda_test_engine",
+    "cuda_test_model",
+    "cuda_test_settings",
+    "cuda_test_text",
+}
 # Cases that provoke errors of the API, which a sanitizer would report.
 LEFT_OUT = {
     "cuda_test_graphs": "runtime.*,diagnostics.graph_diag*",
@@ -41,6 +46,13 @@ LEFT_OUT = {
     "cuda_test_text": "*new processes*",
 }
 COUNTS = re.compile(r"\[doctest\] (test cases|assertions):\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed")
+# Processes of a program: one reads and rewrites all kernels that it holds before it begins, which takes seconds.
+SHARES = {
+    "cuda_test_attention": 3, "cuda_test_attention_decode": 4, "cuda_test_engine": 4, "cuda_test_linear": 6,
+    "cuda_test_sample": 3, "cuda_test_text": 3, "cuda_test_wgmma_gemm": 2,
+}  # fmt: skip
+OPTIONS: dict[str, list[str]] = {tool: [] for tool in SANITIZERS}
+CASE = re.compile(r"^([\d.]+) s: (.*)$", re.MULTILINE)
 FEW = "IMP_TEST_FEW"  # tests then take few shapes (tests/support/few.h)
 HOST_ONLY = "terminated before first instrumented API call"
 
@@ -53,6 +65,14 @@ def gpu_facts() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError, IndexError):
         sys.exit("gpu_test: nvidia-smi finds no GPU here; these tests need one")
     return dict(zip(fields, (value.strip() for value in line.split(",")), strict=True))
+
+
+def devices() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES can be, to have a process on each GPU."""
+    if allowed := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return allowed.split(",")
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(index) for index in range(max(1, len(listed.splitlines())))]
 
 
 def gpu_slug(facts: dict[str, str]) -> str:
@@ -97,28 +117,42 @@ def run(command: list[str], limit_s: float, env: dict[str, str]) -> dict[str, An
             os.killpg(process.pid, signal.SIGKILL)
             text, code = f"{process.communicate()[0]}\nstopped after {limit_s:.0f} s", -1
     counts = {what: {"passed": int(ok), "failed": int(bad)} for what, _, ok, bad in COUNTS.findall(text)}
+    seconds = {name: round(float(number), 1) for number, name in CASE.findall(text)}
     result: dict[str, Any] = {"exit": code, "seconds": round(time.monotonic() - begin, 1), **counts}
     if HOST_ONLY in text and "Status: SUCCESS" in text:  # nothing to check, which the tools call an error
         result.update({"exit": 0, "host_only": True})
     elif code not in (0, SKIPPED):
         print(text if len(text) < 6000 else f"{text[:4000]}\n...\n{text[-2000:]}", flush=True)
-    return result
-
-
-@dataclass(frozen=True)
-class Case:
-    """A test case of a program, and how to run it alone: doctest counts the cases that the filter leaves."""
-
-    program: Path
-    number: int  # from 1
-    name: str
-
-    def command(self, tool: str) -> list[str]:
-        checked = [] if tool == TRACE else ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1"]
-        return [*checked, str(self.program), *left_out(self.program), f"--first={self.number}", f"--last={self.number}"]
+    return {**result, "case_seconds": seconds}
 
 
 TRACE = "trace"  # no sanitizer: which kernels are launched
+
+
+@dataclass(frozen=True)
+class Share:
+    """Cases of a program that one process runs, one after another. doctest counts those that the filter leaves."""
+
+    program: Path
+    first: int  # from 1
+    names: tuple[str, ...]
+
+    def command(self, tool: str) -> list[str]:
+        checked = (
+            [] if tool == TRACE else ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *OPTIONS[tool]]
+        )
+        last = self.first + len(self.names) - 1
+        return [
+            *checked,
+            str(self.program),
+            *left_out(self.program),
+            "--duration=true",
+            f"--first={self.first}",
+            f"--last={last}",
+        ]
+
+    def key(self, tool: str) -> str:
+        return f"{self.program.name}/{tool}/{self.first}"
 
 
 def left_out(program: Path) -> list[str]:
@@ -126,24 +160,45 @@ def left_out(program: Path) -> list[str]:
     return [f"--test-case-exclude={names}"] if names else []
 
 
-def cases_of(program: Path) -> list[Case]:
+def cases_of(program: Path) -> list[str]:
     listed = subprocess.run(
         [str(program), "--list-test-cases", *left_out(program)], capture_output=True, text=True, check=True
     )
-    names = [line for line in listed.stdout.splitlines() if line and not line.startswith(("[doctest]", "==="))]
-    return [Case(program, number, name) for number, name in enumerate(names, 1)]
+    return [line for line in listed.stdout.splitlines() if line and not line.startswith(("[doctest]", "==="))]
 
 
-def sanitizer_work(programs: list[Path], tools: list[str]) -> list[tuple[Case, str]]:
-    """Which case runs under which tool."""
-    return [
-        (case, tool)
-        for program in programs
-        if program.name not in NOT_SANITIZED
-        for case in cases_of(program)
-        for tool in (*tools, TRACE)
-        if tool in ("memcheck", TRACE) or program.name not in WHOLE_MODELS
-    ]
+def shares_of(program: Path, seconds: dict[str, float]) -> list[Share]:
+    """Cuts a program's cases, in their order, into as many shares as SHARES says, about equally long."""
+    names = cases_of(program)
+    times = [seconds.get(name, 1.0) + 0.1 for name in names]
+    count = min(SHARES.get(program.name, 1), len(names))
+    shares: list[Share] = []
+    first, passed = 0, 0.0
+    for end in range(1, len(names) + 1):
+        passed += times[end - 1]
+        left = count - len(shares)
+        full = passed + (times[end] / 2 if end < len(names) else 0) >= sum(times) * (len(shares) + 1) / count
+        if end == len(names) or (left > 1 and (full or len(names) - end < left)):
+            shares.append(Share(program, first + 1, tuple(names[first:end])))
+            first = end
+    return shares
+
+
+def sanitizer_work(
+    programs: list[Path], tools: list[str], before: dict[str, dict[str, float]] | None = None
+) -> list[tuple[Share, str]]:
+    """Which cases run under which tool, those first that took longest `before` (program/tool -> case -> seconds)."""
+    work = []
+    for program in programs:
+        for tool in (*tools, TRACE):
+            if program.name in NOT_SANITIZED or (program.name in WHOLE_MODELS and tool not in ("memcheck", TRACE)):
+                continue
+            seconds = (before or {}).get(f"{program.name}/{tool}", {})
+            for share in shares_of(program, seconds):
+                known = sum(seconds.get(name, 5.0) for name in share.names)
+                work.append((known if tool == "racecheck" or seconds else known / 10, share, tool))
+    work.sort(key=lambda item: -item[0])
+    return [(share, tool) for _, share, tool in work]
 
 
 def cuda_folders(kind: str) -> list[str]:
@@ -181,8 +236,11 @@ def readable(names: set[str]) -> list[str]:
     return sorted(text.stdout.split("\n")) if names else []
 
 
-def sanitize(programs: list[Path], args: argparse.Namespace, seconds_before: dict[str, float]) -> dict[str, Any]:
-    work = sanitizer_work(programs, args.tool or list(SANITIZERS))
+def sanitize(
+    programs: list[Path], args: argparse.Namespace, before: dict[str, dict[str, float]], gpus: list[str]
+) -> dict[str, Any]:
+    work = sanitizer_work(programs, args.tool or list(SANITIZERS), before)
+    runs: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         library = build_trace(folder)
@@ -191,53 +249,49 @@ def sanitize(programs: list[Path], args: argparse.Namespace, seconds_before: dic
             "KERNEL_TRACE": str(folder / "trace"),
             "LD_LIBRARY_PATH": ":".join([os.environ.get("LD_LIBRARY_PATH", ""), *cuda_folders("lib")]),
         }
-        if not library:
-            work = [(case, tool) for case, tool in work if tool != TRACE]
 
-        def key(case: Case, tool: str) -> str:
-            return f"{case.program.name}/{tool}/{case.name}"
+        def run_share(number: int, share: Share, tool: str) -> dict[str, Any]:
+            if time.monotonic() > args.end or (tool == TRACE and not library):
+                return {"exit": -1, "seconds": 0.0, "case_seconds": {}, "not_run": True}
+            env = {FEW: "1", "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)], **(tracing if tool == TRACE else {})}
+            return run(share.command(tool), args.limit, env)
 
-        def start(case: Case, tool: str) -> Callable[[], dict[str, Any]]:
-            def work_off() -> dict[str, Any]:
-                if time.monotonic() > args.end:
-                    return {"exit": -1, "seconds": 0.0, "not_run": True}
-                return run(case.command(tool), args.limit, {FEW: "1", **(tracing if tool == TRACE else {})})
-
-            return work_off
-
-        work.sort(key=lambda item: -seconds_before.get(key(*item), 90.0 if item[1] == "racecheck" else 60.0))
-        cases: dict[str, dict[str, Any]] = {}
         with ThreadPoolExecutor(args.jobs) as pool:
-            running = {key(case, tool): pool.submit(start(case, tool)) for case, tool in work}
-            for name_of_run, future in running.items():
-                cases[name_of_run] = future.result()
-                if cases[name_of_run]["exit"] != 0 and "not_run" not in cases[name_of_run]:
-                    print(f"{name_of_run}: {cases[name_of_run]}", flush=True)
+            running = {
+                share.key(tool): pool.submit(run_share, number, share, tool)
+                for number, (share, tool) in enumerate(work)
+            }
+            for key, future in running.items():
+                runs[key] = future.result()
+                if runs[key]["exit"] != 0 and "not_run" not in runs[key]:
+                    print(f"{key}: exit {runs[key]['exit']} after {runs[key]['seconds']} s", flush=True)
         launched = {line for path in folder.glob("trace.*") for line in path.read_text().split()}
-    checked = [program for program in programs if program.name not in NOT_SANITIZED]
-    present = kernels_in(checked) if library else set()
+    present = kernels_in([program for program in programs if program.name not in NOT_SANITIZED]) if library else set()
 
     results: dict[str, dict[str, Any]] = {}
-    for case, tool in work:
+    seconds: dict[str, dict[str, float]] = {}
+    for share, tool in sorted(work, key=lambda item: (item[0].program.name, item[1], item[0].first)):
+        of_share = runs[share.key(tool)]
+        name_of_run = f"{share.program.name}/{tool}"
+        seconds.setdefault(name_of_run, {}).update(of_share["case_seconds"])
         if tool == TRACE:
             continue
-        result = results.setdefault(f"{case.program.name}/{tool}", {"exit": 0, "cases": 0, "passed": 0, "seconds": 0.0})
-        of_case = cases[key(case, tool)]
-        result["cases"] += 1
-        result["passed"] += of_case["exit"] == 0
-        result["seconds"] = round(result["seconds"] + of_case["seconds"], 1)
-        result["exit"] = result["exit"] or of_case["exit"]
-    for name_of_program, result in results.items():
-        print(f"{name_of_program}: {result['passed']} of {result['cases']} cases, {result['seconds']} s")
+        result = results.setdefault(name_of_run, {"exit": 0, "cases": 0, "passed": 0, "seconds": 0.0})
+        result["cases"] += len(share.names)
+        result["passed"] += len(share.names) if of_share["exit"] == 0 else 0
+        result["seconds"] = round(result["seconds"] + of_share["seconds"], 1)
+        result["exit"] = result["exit"] or of_share["exit"]
+    for name_of_run, result in results.items():
+        print(f"{name_of_run}: {result['passed']} of {result['cases']} cases, {result['seconds']} s")
     return {
         "results": results,
-        "failed": [name_of_run for name_of_run, of_case in cases.items() if of_case["exit"] != 0],
+        "failed": [name_of_run for name_of_run, result in results.items() if result["exit"] != 0],
         "kernels": {
             "in_programs": len(present),
             "launched": len(present & launched),
             "not_launched": readable(present - launched),
         },
-        "seconds_of_cases": {name_of_run: of_case["seconds"] for name_of_run, of_case in sorted(cases.items())},
+        "seconds_of_cases": seconds,
     }
 
 
@@ -246,7 +300,7 @@ def test(programs: list[Path], args: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(args.jobs) as pool:
         running = {program.name: pool.submit(run, [str(program)], args.limit, {}) for program in programs}
         for name, future in running.items():
-            results[name] = future.result()
+            results[name] = {key: value for key, value in future.result().items() if key != "case_seconds"}
             print(f"{name}: {'ok' if results[name]['exit'] == 0 else results[name]}", flush=True)
     return {"results": results, "failed": [name for name, result in results.items() if result["exit"] != 0]}
 
@@ -271,7 +325,7 @@ def main() -> int:
     args.end = begin + args.deadline
     if args.sanitize:
         before = json.loads(path.read_text()).get("seconds_of_cases", {}) if path.is_file() else {}
-        found = sanitize(programs, args, before)
+        found = sanitize(programs, args, before, devices())
     else:
         found = test(programs, args)
     results, failed = found["results"], found["failed"]

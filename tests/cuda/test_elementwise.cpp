@@ -171,6 +171,50 @@ TEST_CASE("vectors and odd widths: to_bf16 and the gated activation, from and in
       }
       CHECK(wrong == 0);
     }
+    for (DType type : {DType::f32, DType::bf16}) {  // into f16
+      const DeviceArray<uint16_t> out(std::vector<uint16_t>(rows * cols, 0x7e00));
+      cuda::to_bf16({type == DType::f32 ? static_cast<void*>(wide.data()) : narrow.data(), cols, nullptr, nullptr,
+                     1e-5f, rows, static_cast<int>(cols), out.data(), type, DType::f16},
+                    device.context(true));
+      const std::vector<uint16_t> found = out.download();
+      int64_t wrong = 0;
+      for (int64_t i = 0; i < rows * cols; ++i) wrong += found[i] != f32_to_f16(x[i]);
+      CHECK(wrong == 0);
+    }
+    std::vector<float> half_x = x, half_up = up;
+    const auto as_f16 = [](std::vector<float>& values) {
+      std::vector<uint16_t> bits;
+      for (float& value : values) bits.push_back(f32_to_f16(value)), value = f16_to_f32(bits.back());
+      return bits;
+    };
+    const DeviceArray<uint16_t> half(as_f16(half_x)), half_of_up(as_f16(half_up));
+    for (DType result : {DType::f32, DType::bf16}) {
+      const DeviceArray<float> y32(std::vector<float>(rows * cols, kNan));
+      const DeviceArray<uint16_t> y16(std::vector<uint16_t>(rows * cols, 0x7fc0));
+      const bool bf16_out = result == DType::bf16;
+      cuda::gated_activation({.gate = half.data(),
+                              .up = half_of_up.data(),
+                              .in_stride = cols,
+                              .in_type = DType::f16,
+                              .gate_bias = nullptr,
+                              .up_bias = dbias.data(),
+                              .y = bf16_out ? static_cast<void*>(y16.data()) : y32.data(),
+                              .y_type = result,
+                              .y_stride = cols,
+                              .tokens = rows,
+                              .cols = static_cast<int>(cols),
+                              .activation = Activation::gelu_tanh},
+                             device.context(true));
+      std::vector<float> found = y32.download(), expected;
+      if (bf16_out) {
+        found.clear();
+        for (uint16_t bits : y16.download()) found.push_back(bf16_to_f32(bits));
+      }
+      for (int64_t i = 0; i < rows * cols; ++i)
+        expected.push_back(static_cast<float>(reference::activate(Activation::gelu_tanh, double{half_x[i]}) *
+                                              (double{half_up[i]} + bias[i % cols])));
+      CHECK(difference(expected, found, {3e-4, bf16_out ? 0x1p-8 + 2e-5 : 2e-5}) == "");
+    }
     for (const auto& [in, result] :
          {std::pair{DType::f32, DType::f32}, {DType::f32, DType::bf16}, {DType::bf16, DType::bf16}}) {
       const DeviceArray<float> y32(std::vector<float>(rows * cols, kNan));
@@ -214,6 +258,9 @@ TEST_CASE("to_e4m3: codes times the row's scale, normed or not; a bad row is bad
     std::vector<float> x = random.outlier_heavy(5, cols);
     std::fill_n(x.begin() + 3 * cols, cols, 0.0f);
     x[4 * cols + 7] = INFINITY;
+    std::vector<uint16_t> bits;
+    for (float& value : x) bits.push_back(f32_to_bf16(value)), value = bf16_to_f32(bits.back());
+    const DeviceArray<uint16_t> narrow(bits);
     const std::vector<float> norm = random.normals(cols);
     const std::vector<int32_t> rows = {2, 0, 3, 4};
     const DeviceArray<float> dx(x), dnorm(norm);
@@ -221,11 +268,16 @@ TEST_CASE("to_e4m3: codes times the row's scale, normed or not; a bad row is bad
     for (bool normed : {false, true}) {
       const DeviceArray<uint8_t> codes(std::vector<uint8_t>(rows.size() * cols, 0x7f));
       const DeviceArray<float> scales(std::vector<float>(rows.size(), kNan));
-      cuda::to_e4m3({dx.data(), cols, drows.data(), normed ? dnorm.data() : nullptr, 1e-5f,
-                     static_cast<int>(rows.size()), static_cast<int>(cols), nullptr},
-                    codes.data(), scales.data(), device.context(true));
-      const std::vector<uint8_t> found = codes.download();
-      const std::vector<float> found_scales = scales.download();
+      const auto run = [&](const void* from, DType type) {
+        cuda::to_e4m3({from, cols, drows.data(), normed ? dnorm.data() : nullptr, 1e-5f, static_cast<int>(rows.size()),
+                       static_cast<int>(cols), nullptr, type},
+                      codes.data(), scales.data(), device.context(true));
+        return std::pair{codes.download(), scales.download()};
+      };
+      const auto of_bf16 = run(narrow.data(), DType::bf16);
+      const auto [found, found_scales] = run(dx.data(), DType::f32);
+      CHECK(of_bf16.first == found);  // the same numbers, whatever held them
+      CHECK(same_bits(of_bf16.second, found_scales));
       int64_t wrong = 0;
       for (size_t t = 0; t < 3; ++t) {
         double sum_sq = 0;

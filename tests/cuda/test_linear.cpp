@@ -302,7 +302,7 @@ bool can_run(const Workspace& workspace, std::string_view name, const Operand& w
   return false;
 }
 
-constexpr std::initializer_list<int64_t> kTokens = {1, 2, 3, 5, 8, 9, 16, 40, 130};
+const std::vector<int64_t> kTokens = few<int64_t>({1, 2, 3, 5, 8, 9, 16, 40, 130}, {1, 2, 3, 8, 40, 130});
 
 /// The arithmetic of the candidate that the table takes.
 Arithmetic chosen_arithmetic(const Workspace& workspace, WeightFormat format, int64_t m, int64_t n, int64_t k) {
@@ -325,7 +325,7 @@ TEST_CASE("every candidate of every format computes the product at every number 
       for (int64_t n : few({1, 37}, {37})) {
         const Operand w(format.format, n, k, random, workspace.device.context());
         for (const auto& entry : linear_table().entries()) {
-          for (int64_t m : few(kTokens, {1, 2, 3, 8, 40, 130})) {
+          for (int64_t m : kTokens) {
             if (!can_run(workspace, entry.name, w, m) || (n == 1 && m > 3)) continue;
             Call call(m, {&w}, {}, random);
             CAPTURE(format.name);
@@ -387,10 +387,12 @@ TEST_CASE("norm, chosen rows, bias, residual, activation") {
     for (const auto& entry : linear_table().entries()) {
       for (int64_t m : few({1, 2, 3, 8, 40, 100}, {1, 3, 40})) {
         if (!can_run(workspace, entry.name, a, m)) continue;
-        for (const Options& options :
-             {Options{.norm = true}, Options{.rows = true}, Options{.bias = true}, Options{.accumulate = true},
-              Options{.gated = true}, Options{.norm = true, .rows = true, .bias = true, .accumulate = true},
-              Options{.norm = true, .bias = true, .gated = true, .pdl = true, .activation = Activation::gelu_tanh}}) {
+        const Options all = {.norm = true, .rows = true, .bias = true, .accumulate = true},
+                      gated = {
+                          .norm = true, .bias = true, .gated = true, .pdl = true, .activation = Activation::gelu_tanh};
+        for (const Options& options : few({Options{.norm = true}, Options{.rows = true}, Options{.bias = true},
+                                           Options{.accumulate = true}, Options{.gated = true}, all, gated},
+                                          {all, gated})) {
           for (const auto& [first, second] : {std::pair{&a, &b}, {&whole_a, &whole_b}}) {
             Call call(m, options.gated ? std::vector{first, second} : std::vector{first}, options, random);
             CAPTURE(format.name);
@@ -460,7 +462,7 @@ TEST_CASE(
     const bool is_rare = q == F::q3_k || q == F::q2_k || k == F::q5_0;  // more launches from 2 tokens on
     for (int64_t cols : {256, 1280, 2048}) {
       const Operand wq(q, 531, cols, random, with), wk(k, 1, cols, random, with), wv(v, 67, cols, random, with);
-      for (int64_t m : {1, 2}) {
+      for (int64_t m : {1, 2, 3, 8}) {
         workspace.device.launches.clear();
         Call call(m, {&wq, &wk, &wv}, {.norm = true, .bias = true, .pdl = true}, random);
         std::vector<std::vector<float>> y;
@@ -477,12 +479,43 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("shared memory of smaller GPUs: fewer weights on their way, the same products") {
+  Random random(16);
+  Workspace workspace;
+  const auto& with = workspace.device.context();
+  using F = WeightFormat;
+  std::set<std::pair<F, int64_t>> ran;
+  for (const auto& [first, second] :
+       {std::pair{F::q8_0, F::q8_0}, {F::q4_k, F::q4_k}, {F::q6_k, F::q6_k}, {F::q5_1, F::q5_1}, {F::q4_k, F::q6_k}}) {
+    for (int64_t k : {2048, 2304, 8192}) {
+      const Operand a(first, 37, k, random, with), b(second, 37, k, random, with);
+      for (int max_shared : {100 * 1024, 64 * 1024}) {
+        for (int64_t m : {1, 2, 3, 8}) {
+          workspace.device.max_shared_bytes = max_shared;
+          if (!can_run(workspace, "gemv_dp4a", a, m)) continue;
+          Call call(m, {&a, &b}, {.norm = true, .bias = true}, random);
+          std::vector<std::vector<float>> y;
+          call.run(workspace, "gemv_dp4a", y);
+          CAPTURE(info(first).name);
+          CAPTURE(info(second).name);
+          CAPTURE(k);
+          CAPTURE(m);
+          CAPTURE(max_shared);
+          CHECK(call.check(y, std::vector(2, Arithmetic::int8)) == "");
+          ran.emplace(first, m);
+        }
+      }
+    }
+  }
+  CHECK(ran.size() == 16);
+}
+
 TEST_CASE("more rows a block than their sums have room for: more blocks") {
   Random random(15);
   Workspace workspace;
   const Operand w(WeightFormat::q8_0, 70001, 64, random, workspace.device.context());
   const Operand rows(WeightFormat::bf16, 70001, 16, random, workspace.device.context());
-  for (int64_t m : {1, 8}) {
+  for (int64_t m : few({1, 8}, {8})) {
     Call call(m, {&w}, {}, random), call_rows(m, {&rows}, {}, random);
     CHECK(run_and_check(workspace, call, "gemv_dp4a", 1) == "");
     CHECK(run_and_check(workspace, call_rows, "gemv_rows", 1) == "");

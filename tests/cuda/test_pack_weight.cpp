@@ -12,7 +12,7 @@ namespace {
 
 /// Widths with a whole last strip, a short one, and less than one.
 std::vector<int64_t> widths(const FormatInfo& format) {
-  if (format.block_elements == 1) return {8, 264, 2048};
+  if (format.block_elements == 1) return {8, 12, 264, 2048};
   std::vector<int64_t> all;
   for (int64_t k : {1, 1056, 2048, 2560}) {
     const int64_t unit = std::max(32, format.block_elements);
@@ -70,6 +70,20 @@ TEST_CASE("the bf16 scratch of a GEMM holds the weights rounded to the nearest, 
         CAPTURE(cols);
         CAPTURE(first);
         CHECK(difference(expected, found, {}) == "");
+
+        // The same in f16, by two kernels: a slice of a GEMM's weight, and the whole head once at load.
+        const DeviceArray<uint16_t> slice(std::vector<uint16_t>(count * cols, 0x7e00)),
+            whole(std::vector<uint16_t>(rows * cols, 0x7e00));
+        cuda::dequantize_f16_rows(packed.view(), first, count, slice.data(), device.context(true));
+        cuda::dequantize_f16(packed.view(), whole.data(), device.context(true));
+        const std::vector<uint16_t> part = slice.download(), all = whole.download();
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < count * cols; ++i) {
+          const uint16_t nearest = f32_to_f16(matrix.values[first * cols + i] * matrix.view.scale);
+          wrong += part[i] != nearest;
+          wrong += all[first * cols + i] != nearest;
+        }
+        CHECK(wrong == 0);
       }
     }
   }

@@ -141,7 +141,7 @@ class Problem {
 TEST_CASE("norm, rotation and cache slots equal the reference's") {
   Random random(1);
   TestDevice device;
-  for (int head_dim : {16, 64, 80, 96, 128, 256}) {
+  for (int head_dim : {16, 64, 80, 96, 128, 256, 320}) {
     for (RopePairing pairing : {RopePairing::half_split, RopePairing::interleaved}) {
       for (bool norms : {false, true}) {
         for (int rotary_dim : {head_dim, head_dim / 2}) {

@@ -168,20 +168,22 @@ def test_sanitizer_commands(tool: ModuleType, tmp_path: Path) -> None:
         )
         program.chmod(0o755)
     work = gpu_test.sanitizer_work(programs, ["memcheck", "racecheck"])
-    runs = {(case.program.name, case.name, tool) for case, tool in work}
-    both = [(f"cuda_test_{stem}", name) for stem in ("graphs", "linear") for name in ("one, two", "three")]
-    models = [("cuda_test_model", name) for name in ("one, two", "three")]
-    assert runs == {(*case, tool) for case in both for tool in ("memcheck", "racecheck", "trace")} | {
+    cases = {(share.program.name, name, tool) for share, tool in work for name in share.names}
+    names = ("one, two", "three")
+    both = [(f"cuda_test_{stem}", name) for stem in ("graphs", "linear") for name in names]
+    models = [("cuda_test_model", name) for name in names]
+    assert cases == {(*case, tool) for case in both for tool in ("memcheck", "racecheck", "trace")} | {
         (*case, tool) for case in models for tool in ("memcheck", "trace")
     }
-    command = work[-1][0].command("memcheck")
-    assert command[:3] == ["compute-sanitizer", "--tool", "memcheck"]
-    assert command[-3:] == [str(programs[-1]), "--first=2", "--last=2"]
-    assert (
-        next(case for case, _ in work if "graphs" in case.program.name)
-        .command("memcheck")[6]
-        .startswith("--test-case-ex")
-    )
+    assert work[0][1] == "racecheck"  # the slowest first
+    commands = {share.key(tool): share.command(tool) for share, tool in work}
+    assert commands["cuda_test_model/memcheck/1"][:3] == ["compute-sanitizer", "--tool", "memcheck"]
+    assert commands["cuda_test_model/memcheck/1"][-2:] == ["--first=1", "--last=2"]
+    assert commands["cuda_test_linear/trace/2"][0] == str(programs[2])
+    assert commands["cuda_test_linear/trace/2"][-2:] == ["--first=2", "--last=2"]
+    assert any(word.startswith("--test-case-exclude=") for word in commands["cuda_test_graphs/memcheck/1"])
+    seconds = {"cuda_test_linear/memcheck": {"three": 9.5}}
+    assert gpu_test.sanitizer_work(programs, ["memcheck"], seconds)[0][0].names == ("three",)
 
 
 def test_a_file_that_is_missing_and_unknown_is_named(

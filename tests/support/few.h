@@ -15,6 +15,7 @@ template <class T>
 T few(T all, T some) {
   return few_shapes() ? some : all;
 }
+/// Not an initializer_list, whose values would be gone when it is used.
 template <class T>
 std::vector<T> few(std::initializer_list<T> all, std::initializer_list<T> some) {
   return few_shapes() ? some : all;
