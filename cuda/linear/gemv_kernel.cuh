@@ -78,8 +78,7 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
   uint8_t* const ring = shared + warp * kRows * Ring::kBytes;
   uint8_t* const inputs = shared + plan.ring_bytes;
   const int token_bytes = Input::token_bytes(cols);
-  const int tokens = kTokens <= 2 ? kTokens : args.tokens;
-  float* const partial = reinterpret_cast<float*>(inputs + token_bytes * tokens);  // [chunk][sub row][token]
+  float* const partial = reinterpret_cast<float*>(inputs + token_bytes * args.tokens);  // [chunk][sub row][token]
 
   // Of a gated pair, gate and up rows alternate.
   auto weight_of = [&](int sub) -> const PackedView& {
@@ -190,8 +189,8 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
     const float sum = sum_lanes(acc, lane);
     constexpr int kLanesEach = 32 / (kRows * kTokens);
     const int value = lane / kLanesEach, sub = now.group * kRows + value / kTokens;
-    if (lane % kLanesEach == 0 && sub < sub_rows && value % kTokens < tokens)
-      partial[(now.chunk * sub_rows + sub) * tokens + value % kTokens] = sum;
+    if (lane % kLanesEach == 0 && sub < sub_rows)
+      partial[(now.chunk * sub_rows + sub) * kTokens + value % kTokens] = sum;
     now.next_chunk(plan, strips);
   }
   // While other warps are still at work: the norm's divisor.
@@ -215,7 +214,7 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
       if (kTokens > 1 && t >= args.tokens) break;
       auto result = [&](const GemvOutput& of, int sub) {
         float sum = 0;
-        for (int c = 0; c < plan.num_chunks; ++c) sum += partial[(c * sub_rows + sub) * tokens + t];
+        for (int c = 0; c < plan.num_chunks; ++c) sum += partial[(c * sub_rows + sub) * kTokens + t];
         return sum * inverse_rms[t] * of.scale + (of.bias ? of.bias[row] : 0);
       };
       float* y = out.y + t * out.y_stride + row;
