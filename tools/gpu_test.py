@@ -49,9 +49,11 @@ COUNTS = re.compile(r"\[doctest\] (test cases|assertions):\s*(\d+) \|\s*(\d+) pa
 # Processes of a program: one reads and rewrites all kernels that it holds before it begins, which takes seconds.
 SHARES = {
     "cuda_test_attention": 3, "cuda_test_attention_decode": 4, "cuda_test_engine": 4, "cuda_test_linear": 6,
-    "cuda_test_sample": 3, "cuda_test_text": 3, "cuda_test_wgmma_gemm": 2,
+    "cuda_test_fused_gemm": 4, "cuda_test_sample": 3, "cuda_test_text": 3,
 }  # fmt: skip
-OPTIONS: dict[str, list[str]] = {tool: [] for tool in SANITIZERS}
+# Kernels of the library synchronize in ways of their own. "one_tile": of a test.
+OURS = ["--kernel-name", "kernel_substring=imp", "--kernel-name", "kernel_substring=one_tile"]
+OPTIONS: dict[str, list[str]] = {"memcheck": [], "racecheck": OURS, "initcheck": [], "synccheck": OURS}
 CASE = re.compile(r"^([\d.]+) s: (.*)$", re.MULTILINE)
 FEW = "IMP_TEST_FEW"  # tests then take few shapes (tests/support/few.h)
 HOST_ONLY = "terminated before first instrumented API call"

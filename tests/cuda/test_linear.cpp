@@ -479,35 +479,32 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("shared memory of smaller GPUs: fewer weights on their way, the same products") {
+TEST_CASE("the 99 KiB of shared memory that smaller GPUs have: the same products") {
   Random random(16);
   Workspace workspace;
   const auto& with = workspace.device.context();
   using F = WeightFormat;
-  std::set<std::pair<F, int64_t>> ran;
+  int64_t ran = 0;
   for (const auto& [first, second] :
        {std::pair{F::q8_0, F::q8_0}, {F::q4_k, F::q4_k}, {F::q6_k, F::q6_k}, {F::q5_1, F::q5_1}, {F::q4_k, F::q6_k}}) {
     for (int64_t k : {2048, 2304, 8192}) {
       const Operand a(first, 37, k, random, with), b(second, 37, k, random, with);
-      for (int max_shared : {100 * 1024, 64 * 1024}) {
-        for (int64_t m : {1, 2, 3, 8}) {
-          workspace.device.max_shared_bytes = max_shared;
-          if (!can_run(workspace, "gemv_dp4a", a, m)) continue;
-          Call call(m, {&a, &b}, {.norm = true, .bias = true}, random);
-          std::vector<std::vector<float>> y;
-          call.run(workspace, "gemv_dp4a", y);
-          CAPTURE(info(first).name);
-          CAPTURE(info(second).name);
-          CAPTURE(k);
-          CAPTURE(m);
-          CAPTURE(max_shared);
-          CHECK(call.check(y, std::vector(2, Arithmetic::int8)) == "");
-          ran.emplace(first, m);
-        }
+      workspace.device.max_shared_bytes = 99 * 1024;
+      for (int64_t m : {1, 2, 3, 8}) {
+        if (!can_run(workspace, "gemv_dp4a", a, m)) continue;
+        Call call(m, {&a, &b}, {.norm = true, .bias = true}, random);
+        std::vector<std::vector<float>> y;
+        call.run(workspace, "gemv_dp4a", y);
+        CAPTURE(info(first).name);
+        CAPTURE(info(second).name);
+        CAPTURE(k);
+        CAPTURE(m);
+        CHECK(call.check(y, std::vector(2, Arithmetic::int8)) == "");
+        ++ran;
       }
     }
   }
-  CHECK(ran.size() == 16);
+  CHECK(ran >= 5 * 3);  // single tokens at least
 }
 
 TEST_CASE("more rows a block than their sums have room for: more blocks") {
@@ -611,14 +608,15 @@ TEST_CASE("results repeat bit for bit, and tokens of a batch do not touch each o
   Workspace workspace;
   for (WeightFormat format :
        {WeightFormat::q4_k, WeightFormat::q8_0, WeightFormat::f16, WeightFormat::q4_0, WeightFormat::iq4_xs}) {
-    const Operand w(format, 3001, 1024, random, workspace.device.context());
+    const Operand w(format, few(3001, 601), 1024, random, workspace.device.context());
     for (int64_t m : {1, 7, 40, 128}) {
       Call call(m, {&w}, {.norm = true, .pdl = true}, random);
       std::vector<std::vector<float>> first, again;
       call.run(workspace, {}, first);
       for (int i = 0; i < few(5, 1); ++i) {
         call.run(workspace, {}, again);
-        CHECK(same_bits(std::span<const float>(first[0]).first(3001), std::span<const float>(again[0]).first(3001)));
+        CHECK(same_bits(std::span<const float>(first[0]).first(few(3001, 601)),
+                        std::span<const float>(again[0]).first(few(3001, 601))));
       }
     }
   }
@@ -1080,7 +1078,7 @@ TEST_CASE("every tile of the int8 tensor-core product, at shapes that fill none 
     const int64_t odd = unit == 32 ? 1120 : 1280;
     for (int64_t k : few({unit, odd, int64_t{2304}}, {odd})) {
       const Operand a(format, 145, k, random, with), b(format, 145, k, random, with), c(format, 33, k, random, with);
-      for (int64_t m : few({1, 7, 31, 130}, {7, 130})) {
+      for (int64_t m : few({1, 7, 31, 130}, {70})) {
         for (const Options& options :
              {Options{.pdl = true}, Options{.norm = true, .rows = true, .bias = true, .accumulate = true},
               Options{.norm = true, .bias = true, .gated = true, .pdl = true}}) {
