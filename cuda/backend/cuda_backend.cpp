@@ -374,6 +374,7 @@ void CudaBackend::finish_load(const StepLimits& limits) {
     linear_.bf16 = &bf16_;
   }
   for (int64_t m = limits.max_tokens; m >= kMinTunedTokens; m /= 2) prefill_weights_.tune(linear_with_launch(), m);
+  prefill_weights_.prepare(linear_with_launch(), kBf16CopyTokens, std::min(limits.max_tokens, kMinTunedTokens));
   check(cudaStreamSynchronize(launch_.stream), "preparing prefill");
   if (attention_plan_.scores_bytes > 0)
     attention_.scores = {allocate(static_cast<uint64_t>(attention_plan_.scores_bytes), MemoryTag::attn_scores),

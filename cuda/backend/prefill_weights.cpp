@@ -94,25 +94,43 @@ void PrefillWeights::copy_to_fp8(Fp8Weights& copies, const std::function<void*(u
     if (!Fp8Weights::reject(linear.role, linear.cols)) copies.add(linear.weights, allocate, context);
 }
 
+/// The product of a linear with what a step of m tokens has around it; w is the scratch.
+GemmCall PrefillWeights::product(const LinearContext& context, const Linear& linear, int64_t m) {
+  return {.a = context.x_bf16,
+          .w = context.weight_bf16,
+          .y = context.gate_up,
+          .m = m,
+          .n = linear.rows,
+          .k = linear.cols,
+          .y_stride = linear.rows,
+          .y_type = linear.role == LinearRole::gate_up ? DType::bf16 : DType::f32,
+          .accumulate = linear.role == LinearRole::o || linear.role == LinearRole::down};
+}
+
+bool PrefillWeights::is_copied(const LinearContext& context, const Linear& linear) {
+  return context.bf16 && std::ranges::all_of(linear.weights, [&](const WeightView& weight) {
+           return context.bf16->find(weight) != nullptr;
+         });
+}
+
+void PrefillWeights::prepare(const LinearContext& context, int64_t from, int64_t to) const {
+  std::set<std::tuple<LinearRole, int64_t, int64_t>> done;
+  for (const Linear& linear : linears_) {
+    if (!is_copied(context, linear) || !done.emplace(linear.role, linear.rows, linear.cols).second) continue;
+    GemmCall call = product(context, linear, from);
+    call.w = context.bf16->find(linear.weights[0]);
+    for (; call.m <= to; call.m = CublasLt::top_of_range(call.m) + 1) context.cublaslt->prepare(call);
+  }
+}
+
 void PrefillWeights::tune(const LinearContext& context, int64_t m) const {
   std::set<std::tuple<LinearRole, int64_t, int64_t>> done;
   for (const Linear& linear : linears_) {
     if (linear.role == LinearRole::lm_head || !done.emplace(linear.role, linear.rows, linear.cols).second) continue;
-    const bool gated = linear.role == LinearRole::gate_up;
     const bool fp8 = context.fp8 && !Fp8Weights::reject(linear.role, linear.cols);
-    GemmCall call{.a = context.x_bf16,
-                  .w = context.weight_bf16,
-                  .y = context.gate_up,
-                  .m = m,
-                  .n = linear.rows,
-                  .k = linear.cols,
-                  .y_stride = linear.rows,
-                  .y_type = gated ? DType::bf16 : DType::f32,
-                  .accumulate = linear.role == LinearRole::o || linear.role == LinearRole::down};
+    GemmCall call = product(context, linear, m);
     if (m * call.y_stride * dtype_bytes(call.y_type) > context.gate_up_bytes) continue;
-    const bool copied = context.bf16 && std::ranges::all_of(linear.weights, [&](const WeightView& weight) {
-                          return context.bf16->find(weight) != nullptr;
-                        });
+    const bool copied = is_copied(context, linear);
     if (fp8) {
       const Fp8Weights::View& copy = *context.fp8->find(linear.weights[0]);
       call.inputs = GemmInputs::e4m3;

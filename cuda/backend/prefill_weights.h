@@ -32,6 +32,8 @@ class PrefillWeights {
                    const LinearContext& context) const;
   /// Times the library's algorithms for the products of steps of `m` tokens, each shape once, in the context's buffers.
   void tune(const LinearContext& context, int64_t m) const;
+  /// Asks the library for its choices for products of copies, of steps of `from` to `to` tokens.
+  void prepare(const LinearContext& context, int64_t from, int64_t to) const;
 
  private:
   struct Linear {
@@ -39,6 +41,9 @@ class PrefillWeights {
     std::vector<WeightView> weights;
     int64_t rows = 0, cols = 0;
   };
+  static GemmCall product(const LinearContext& context, const Linear& linear, int64_t m);
+  static bool is_copied(const LinearContext& context, const Linear& linear);
+
   std::vector<Linear> linears_;
 };
 

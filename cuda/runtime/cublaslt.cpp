@@ -211,23 +211,44 @@ const CublasLt::Candidate* CublasLt::tuned(const GemmCall& call, const ShapeKey&
   return best <= 24 ? nearest : nullptr;  // at most half as many again, or two thirds
 }
 
+int64_t CublasLt::top_of_range(int64_t m) {
+  const int64_t width = m <= 512 ? 32 : 256;
+  return (m + width - 1) / width * width;
+}
+
+/// Whether a choice for another m runs this one.
+bool CublasLt::runs(const Plan& plan, const Candidate& candidate) const {
+  Heuristic result = {};
+  return api_->algo_check(handle_, plan.desc, plan.a, plan.b, plan.d, plan.d, &candidate.algo, &result) == 0 &&
+         result.workspace_bytes <= workspace_bytes_;
+}
+
+/// The library's first suggestion for the largest m of this one's range. Prompts have many lengths, and asking the
+/// library takes longer than a launch; and whichever length comes first, the choice is the same.
+const CublasLt::Candidate& CublasLt::suggested(const GemmCall& call, const ShapeKey& key) {
+  GemmCall largest = call;
+  largest.m = top_of_range(call.m);
+  const auto known = suggested_.find({largest.m, key});
+  if (known != suggested_.end()) return known->second;
+  const Plan plan = describe(largest);
+  return suggested_.emplace(PlanKey{largest.m, key}, suggestions(plan, largest, alignment_of(call)).front())
+      .first->second;
+}
+
 const CublasLt::Plan& CublasLt::plan_for(const GemmCall& call) {
   const ShapeKey key = key_of(call);
   const auto known = plans_.find({call.m, key});
   if (known != plans_.end()) return known->second;
   Plan plan = describe(call);
-  const std::vector<Candidate> candidates = suggestions(plan, call, alignment_of(call));
-  Candidate chosen = candidates.front();
-  if (const Candidate* timed = tuned(call, key)) {
-    Heuristic result = {};
-    if (api_->algo_check(handle_, plan.desc, plan.a, plan.b, plan.d, plan.d, &timed->algo, &result) == 0 &&
-        result.workspace_bytes <= workspace_bytes_)
-      chosen = {timed->algo, result.workspace_bytes, timed->microseconds};
-  }
+  const Candidate* timed = tuned(call, key);
+  Candidate chosen = timed && runs(plan, *timed) ? *timed : suggested(call, key);
+  if (!runs(plan, chosen)) chosen = suggestions(plan, call, alignment_of(call)).front();
   plan.algo = chosen.algo;
-  if (options_.log) log_choice(call, candidates, chosen);
+  if (options_.log) log_choice(call, suggestions(plan, call, alignment_of(call)), chosen);
   return plans_.emplace(PlanKey{call.m, key}, plan).first->second;
 }
+
+void CublasLt::prepare(const GemmCall& call) { suggested(call, key_of(call)); }
 
 void CublasLt::tune(const GemmCall& call, cudaStream_t stream) {
   if (options_.deterministic) return;
