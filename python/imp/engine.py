@@ -61,7 +61,7 @@ class Engine:
         device: "auto" (says in one line on stderr what it chose), "cpu", "cuda", "cuda:N".
         num_threads: CPU threads; 0 is one for each physical core.
         max_model_len, max_num_seqs: runtime.max_seq_len and runtime.max_batch_size.
-        memory_budget_bytes: for weights, KV cache and workspace; 0 is what is free.
+        memory_budget_bytes: for weights (and copies of them), KV cache and workspace; 0 is what is free.
         seed: where the seeds of requests without one come from; None is a different one each time.
         log: None says only what device="auto" chose, False not even that. True sets the log level of the process to
             "info", as imp.set_log_level("info") does: every engine's lines go to stderr, also after this one is closed.

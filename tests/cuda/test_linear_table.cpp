@@ -112,3 +112,29 @@ TEST_CASE("gemm_imma beside a bf16 copy: up to 32 tokens where a format has one 
                                           : "products of a bf16 copy are faster from 17 tokens on in this format"));
   }
 }
+
+TEST_CASE("bf16 copies of weights serve from 33 tokens on, on every device") {
+  for (int capability : {80, 90, 120}) {
+    for (F format : {F::q8_0, F::q4_k, F::q6_k, F::q5_k}) {
+      CAPTURE(info(format).name);
+      LinearProblem p = problem(format, 512, capability);
+      CHECK(verdict("cublaslt_bf16", p) == "no bf16 copy of the weight is kept");
+      p.bf16_copy = true, p.max_shared_bytes = 227 << 10;
+      for (int64_t m : {33, 128, 512, 4096}) {
+        p.m = m;
+        CHECK(verdict("cublaslt_bf16", p) == "chosen");
+        CHECK(verdict("gemm_imma", p) == "products of a bf16 copy are faster from 33 tokens on");
+      }
+      p.m = 1;
+      CHECK(verdict("gemv_dp4a", p) == "chosen");
+      p.m = 512, p.scaled = true;
+      CHECK(verdict("cublaslt_bf16", p) == "the weight has a scale of its own");
+    }
+  }
+  LinearProblem asked = problem(F::q4_k, 200, 90);
+  asked.bf16_copy = asked.switches.q4k_imma_prefill = true;
+  CHECK(verdict("gemm_imma", asked) == "chosen");
+  LinearProblem half = problem(F::f16, 9, 90);
+  half.bf16_copy = true;
+  CHECK(verdict("cublaslt_bf16", half) == "chosen");
+}
