@@ -295,7 +295,7 @@ TEST_CASE("graphs of prefills are kept for the 32 lengths used last") {
   CHECK(of_graphs(engine, "prefill_replays") == 34);
 }
 
-TEST_CASE("bf16 copies of weights: kept where the budget has room, used by prompts, with the same text") {
+TEST_CASE("bf16 copies of weights: kept where the budget has room, used by prompts, with the same results") {
   for (const std::string name : {"tiny-llama-q8_0", "tiny-qwen3-q4_k"}) {
     CAPTURE(name);
     const Overrides fixed = {{"runtime.deterministic_gemm", "true"}};  // the same algorithms in both
@@ -311,14 +311,19 @@ TEST_CASE("bf16 copies of weights: kept where the budget has room, used by promp
     CHECK(report_number(without, {"memory_plan", "kv_bytes"}) == report_number(explained, {"memory_plan", "kv_bytes"}));
     CHECK(contains(without, "no bf16 copies of weights for prompts"));
 
+    // Without copies weights are expanded for the step, in memory or on the way to the tensor cores.
     const auto expanded = [](const Engine& engine) {
-      return report_number(engine.report_json(), {"launches", "dequantize_bf16"});
+      return launches_of(engine, "dequantize_bf16") + launches_of(engine, "gemm_wgmma");
     };
-    const double at_load = expanded(roomy), at_load_without = expanded(tight);
-    const Completion with_copies = complete(roomy, prompt_of(200), greedy(8));
+    const auto at_load = expanded(roomy), at_load_without = expanded(tight);
+    const std::vector<float> with_copies = roomy.logits(prompt_of(200), false),
+                             expected = tight.logits(prompt_of(200), false);
     CHECK(expanded(roomy) == at_load);
-    CHECK(complete(tight, prompt_of(200), greedy(8)) == with_copies);
     CHECK(expanded(tight) > at_load_without);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < expected.size(); ++i)
+      error += std::pow(double{with_copies[i]} - expected[i], 2), norm += std::pow(double{expected[i]}, 2);
+    CHECK(std::sqrt(error / norm) < 3e-2);  // gate and up are rounded to bf16 in one of the two alone
   }
   // Weights in bf16 are read where they are; fp8 and sums in f16 have no use for copies.
   for (const Overrides& overrides :
