@@ -45,6 +45,9 @@ LEFT_OUT = {
     "cuda_test_engine": "*gives its memory back*",
     "cuda_test_text": "*new processes*",
 }
+# racecheck takes a bulk copy (cp.async.bulk) for a write of the thread that starts it, and does not see that an mbarrier
+# ends it: where the stages of a ring are used again it reports races that are none.
+NO_RACECHECK = {"cuda_test_linear": "every tile of the int8*"}
 COUNTS = re.compile(r"\[doctest\] (test cases|assertions):\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed")
 # Processes of a program: one reads and rewrites all kernels that it holds before it begins, which takes seconds.
 SHARES = {
@@ -147,7 +150,7 @@ class Share:
         return [
             *checked,
             str(self.program),
-            *left_out(self.program),
+            *left_out(self.program, tool),
             "--duration=true",
             f"--first={self.first}",
             f"--last={last}",
@@ -157,21 +160,21 @@ class Share:
         return f"{self.program.name}/{tool}/{self.first}"
 
 
-def left_out(program: Path) -> list[str]:
-    names = LEFT_OUT.get(program.name)
-    return [f"--test-case-exclude={names}"] if names else []
+def left_out(program: Path, tool: str) -> list[str]:
+    names = [LEFT_OUT.get(program.name), NO_RACECHECK.get(program.name) if tool == "racecheck" else None]
+    return [f"--test-case-exclude={','.join(name for name in names if name)}"] if any(names) else []
 
 
-def cases_of(program: Path) -> list[str]:
+def cases_of(program: Path, tool: str) -> list[str]:
     listed = subprocess.run(
-        [str(program), "--list-test-cases", *left_out(program)], capture_output=True, text=True, check=True
+        [str(program), "--list-test-cases", *left_out(program, tool)], capture_output=True, text=True, check=True
     )
     return [line for line in listed.stdout.splitlines() if line and not line.startswith(("[doctest]", "==="))]
 
 
-def shares_of(program: Path, seconds: dict[str, float]) -> list[Share]:
+def shares_of(program: Path, tool: str, seconds: dict[str, float]) -> list[Share]:
     """Cuts a program's cases, in their order, into as many shares as SHARES says, about equally long."""
-    names = cases_of(program)
+    names = cases_of(program, tool)
     times = [seconds.get(name, 1.0) + 0.1 for name in names]
     count = min(SHARES.get(program.name, 1), len(names))
     shares: list[Share] = []
@@ -196,7 +199,7 @@ def sanitizer_work(
             if program.name in NOT_SANITIZED or (program.name in WHOLE_MODELS and tool not in ("memcheck", TRACE)):
                 continue
             seconds = (before or {}).get(f"{program.name}/{tool}", {})
-            for share in shares_of(program, seconds):
+            for share in shares_of(program, tool, seconds):
                 known = sum(seconds.get(name, 5.0) for name in share.names)
                 work.append((known if tool == "racecheck" or seconds else known / 10, share, tool))
     work.sort(key=lambda item: -item[0])
@@ -288,6 +291,7 @@ def sanitize(
     return {
         "results": results,
         "failed": [name_of_run for name_of_run, result in results.items() if result["exit"] != 0],
+        "left_out": {"any tool": LEFT_OUT, "racecheck": NO_RACECHECK},
         "kernels": {
             "in_programs": len(present),
             "launched": len(present & launched),
