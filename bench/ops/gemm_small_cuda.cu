@@ -2,9 +2,11 @@
 // attention left out: every candidate of the table, and every tile of gemm_imma.
 //   gemm_small_cuda SHAPE FORMATS TOKENS WHAT [OPS]
 //     SHAPE    8b, 1b or 0.6b          FORMATS  Q8_0,Q4_K,...          TOKENS   1,2,4,...
-//     WHAT     gemv_dp4a,gemm_imma,gemm_hmma,gemm_wgmma,dequant_gemm_bf16,tile0,..., or from copies cublaslt_bf16, and
+//     WHAT     auto,gemv_dp4a,gemm_imma,gemm_hmma,gemm_wgmma,dequant_gemm_bf16,tile0,..., or from copies cublaslt_bf16,
+//     and
 //              cublaslt_bf16+narrow with bf16 between the ops
-//     OPS      letters of the linears to run: q(kv), o, g(ate and up), d(own); GB/s are of the whole layer
+//     OPS      letters of the linears to run: q(kv), o, g(ate and up), d(own), all without; GB/s are of the whole
+//              layer; several sets with commas between
 // Prints us a layer, GB/s of packed weights, TFLOP/s.
 #include <cuda_runtime.h>
 
@@ -93,7 +95,6 @@ int main(int argc, char** argv) {
   std::mt19937 rng(1);
   for (uint32_t& word : noise) word = rng();
 
-  const std::string ops = argc > 5 ? argv[5] : "qogd";
   const Shape* shape = &kShapes[0];
   for (const Shape& s : kShapes)
     if (s.name == std::string(argv[1])) shape = &s;
@@ -133,7 +134,11 @@ int main(int argc, char** argv) {
     }
     for (const std::string& tokens_text : split(argv[3])) {
       const int64_t m = std::atoi(tokens_text.c_str());
-      for (const std::string& what : split(argv[4])) {
+      std::vector<std::pair<std::string, std::string>> runs;
+      for (const std::string& what : split(argv[4]))
+        for (const std::string& ops : split(argc > 5 ? argv[5] : "qogd")) runs.emplace_back(what, ops);
+      for (const auto& run : runs) {
+        const std::string &what = run.first, &ops = run.second;
         const int tile = what.rfind("tile", 0) == 0 ? std::atoi(what.c_str() + 4) : -1;
         const std::string name_of_kernel = what.substr(0, what.find('+'));
         const bool narrow = what.ends_with("+narrow");
@@ -150,7 +155,7 @@ int main(int argc, char** argv) {
           args.norm_weight = normed ? norm : nullptr, args.norm_epsilon = 1e-6f;
           args.accumulate = accumulate, args.gated = gated;
           if (tile >= 0) return gemm_imma_tile(tile, layout, args, context.imma, context.launch);
-          run_linear(context, args, name_of_kernel);
+          run_linear(context, args, name_of_kernel == "auto" ? "" : name_of_kernel);
         };
         auto chain = [&] {
           for (const Layer& l : model) {
@@ -190,8 +195,8 @@ int main(int argc, char** argv) {
         }
         std::sort(times.begin(), times.end());
         const double ms = times[times.size() / 2];
-        std::printf("%-5s %-5s m=%-3ld %-26s %8.1f us/layer %6.0f GB/s %6.1f TFLOP/s\n", shape->name, name.c_str(),
-                    long(m), what.c_str(), ms * 1000 / shape->layers, double(bytes) / ms / 1e6,
+        std::printf("%-5s %-5s m=%-3ld %-26s %-4s %8.1f us/layer %6.0f GB/s %6.1f TFLOP/s\n", shape->name, name.c_str(),
+                    long(m), what.c_str(), ops.c_str(), ms * 1000 / shape->layers, double(bytes) / ms / 1e6,
                     2.0 * double(weights) * double(m) / ms / 1e9);
         std::fflush(stdout);
         check(cudaEventDestroy(begin), "event");

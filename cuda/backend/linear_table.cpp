@@ -7,6 +7,7 @@
 #include "backend/fused_linear.h"
 #include "backend/linear_ops.h"
 #include "linear/gemv.h"
+#include "linear/gemv_mma.h"
 
 namespace imp::cuda {
 namespace {
@@ -18,24 +19,6 @@ bool is_float(WeightFormat format) {
 }
 
 PackedLayout layout_of(const LinearOutput& output) { return static_cast<PackedLayout>(output.weight.layout); }
-
-GemvArgs to_gemv(const LinearArgs& args) {
-  GemvArgs gemv = {};
-  gemv.x = args.x.row<float>(0);
-  gemv.x_stride = args.x.row_stride;
-  gemv.row_indices = args.row_indices;
-  gemv.norm_weight = args.norm_weight;
-  gemv.norm_epsilon = args.norm_epsilon;
-  gemv.tokens = static_cast<int>(args.tokens());
-  for (const LinearOutput& output : args.outputs)
-    gemv.outputs[gemv.num_outputs++] = {packed_view(output.weight), output.bias, static_cast<float*>(output.y.data),
-                                        output.y.row_stride, output.weight.scale};
-  gemv.accumulate = args.accumulate;
-  gemv.gated = args.gated;
-  gemv.activation = args.activation;
-  gemv.after_other = args.role == LinearRole::o;  // attention
-  return gemv;
-}
 
 const char* reject_gemv_dp4a(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
@@ -54,7 +37,7 @@ const char* reject_gemv_dp4a(const LinearProblem& p) {
 void launch_gemv_dp4a(const LinearContext& context, const LinearArgs& args) {
   PackedLayout layouts[3];
   for (size_t i = 0; i < args.outputs.size(); ++i) layouts[i] = layout_of(args.outputs[i]);
-  gemv_dp4a(layouts, to_gemv(args), context.launch);
+  gemv_dp4a(layouts, gemv_args(args), context.launch);
 }
 
 const char* reject_gemv_rows(const LinearProblem& p) {
@@ -69,7 +52,7 @@ const char* reject_gemv_rows(const LinearProblem& p) {
   return nullptr;
 }
 void launch_gemv_rows(const LinearContext& context, const LinearArgs& args) {
-  gemv_rows(args.outputs[0].weight.format, to_gemv(args), context.launch);
+  gemv_rows(args.outputs[0].weight.format, gemv_args(args), context.launch);
 }
 
 // Measured beside the GEMV, and beside expanding the weights to bf16 (docs/performance.md).
@@ -120,7 +103,28 @@ void launch_gemm_imma(const LinearContext& context, const LinearArgs& args) {
   gemm_imma(static_cast<PackedLayout>(args.outputs[0].weight.layout), args, context.imma, context.launch);
 }
 
+// From here on it is faster than the GEMV of dot products (docs/performance.md).
+constexpr int64_t kGemvMmaFewestTokens = 3;
+
+const char* reject_gemv_mma(const LinearProblem& p) {
+  if (is_float(p.format)) return "weight is not a block format";
+  if (p.bf16_activations) return "activations are bf16";
+  if (p.mixed) return "gate and up are stored in different formats";
+  if (p.m < kGemvMmaFewestTokens) return "fewer than 3 tokens";
+  if (p.switches.no_mmvq) return "gemm.no_mmvq is set";
+  if (p.switches.no_dp4a_gemv && p.m <= kGemvMaxTokens) return "gemm.no_dp4a_gemv is set";
+  if (p.switches.no_dp4a_lm && p.role == LinearRole::lm_head) return "gemm.no_dp4a_lm is set";
+  if (p.switches.no_mmvq_q8_0 && p.format == WeightFormat::q8_0) return "gemm.no_mmvq_q8_0 is set";
+  return gemv_mma_reject(packed_layout_of(p.format), p.m, p.k, p.max_shared_bytes);
+}
+void launch_gemv_mma(const LinearContext& context, const LinearArgs& args) {
+  PackedLayout layouts[3];
+  for (size_t i = 0; i < args.outputs.size(); ++i) layouts[i] = layout_of(args.outputs[i]);
+  gemv_mma(layouts, args, context.imma, context.launch);
+}
+
 constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
+    {"gemv_mma", reject_gemv_mma, launch_gemv_mma},
     {"gemm_imma", reject_gemm_imma, launch_gemm_imma},
     {"gemm_hmma", reject_gemm_hmma, launch_gemm_hmma},
     {"gemv_dp4a", reject_gemv_dp4a, launch_gemv_dp4a},
@@ -175,15 +179,18 @@ void run_linear(const LinearContext& context, const LinearArgs& args, std::strin
   const auto launch_of = [&](const LinearOutput& output) {
     return kLinearTable.select(problem_of(context, args, output), forced).launch;
   };
-  // Q4_K_M and Q5_K_M files store v in Q6_K in some layers: the GEMV computes both in one launch.
-  const auto mixes = [&](const LinearOutput& output) {
-    return std::ranges::all_of(
-        args.outputs, [&](const LinearOutput& other) { return gemv_dp4a_mixes(layout_of(output), layout_of(other)); });
+  // Q4_K_M and Q5_K_M files store v in Q6_K in some layers: the GEMVs compute both in one launch.
+  const auto all_mix = [&](bool (*mixes)(PackedLayout, PackedLayout)) {
+    return std::ranges::all_of(args.outputs, [&](const LinearOutput& a) {
+      return std::ranges::all_of(args.outputs,
+                                 [&](const LinearOutput& b) { return mixes(layout_of(a), layout_of(b)); });
+    });
   };
   const LinearLaunch launch = launch_of(args.outputs[0]);
   const bool takes_all = launch == launch_dequant_gemm || launch == launch_bf16_gemm || launch == launch_f16_gemm ||
                          launch == launch_fp8_gemm || launch == launch_gemm_wgmma ||
-                         (launch == launch_gemv_dp4a && std::ranges::all_of(args.outputs, mixes));
+                         (launch == launch_gemv_dp4a && all_mix(gemv_dp4a_mixes)) ||
+                         (launch == launch_gemv_mma && all_mix(gemv_mma_mixes));
   if (takes_all && std::ranges::all_of(args.outputs, [&](const LinearOutput& o) { return launch_of(o) == launch; }))
     return launch(context, args);
   // Other mixtures: outputs of one format together, the others after them.

@@ -114,4 +114,22 @@ void gemv_rows(WeightFormat format, const GemvArgs& args, const LaunchContext& c
   }
 }
 
+GemvArgs gemv_args(const LinearArgs& args) {
+  GemvArgs gemv = {};
+  gemv.x = args.x.row<float>(0);
+  gemv.x_stride = args.x.row_stride;
+  gemv.row_indices = args.row_indices;
+  gemv.norm_weight = args.norm_weight;
+  gemv.norm_epsilon = args.norm_epsilon;
+  gemv.tokens = static_cast<int>(args.tokens());
+  for (const LinearOutput& output : args.outputs)
+    gemv.outputs[gemv.num_outputs++] = {packed_view(output.weight), output.bias, static_cast<float*>(output.y.data),
+                                        output.y.row_stride, output.weight.scale};
+  gemv.accumulate = args.accumulate;
+  gemv.gated = args.gated;
+  gemv.activation = args.activation;
+  gemv.after_other = args.role == LinearRole::o;  // attention
+  return gemv;
+}
+
 }  // namespace imp::cuda

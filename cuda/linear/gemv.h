@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include "linear/packed_weight.h"
+#include "ops/args.h"
 #include "runtime/launch.h"
 
 namespace imp::cuda {
@@ -34,6 +35,9 @@ struct GemvArgs {
   Activation activation;
   bool after_other;  // the launch before is not a GEMV, and may fill SMs unevenly
 };
+
+/// A linear of at most kGemvMaxTokens fp32 rows.
+GemvArgs gemv_args(const LinearArgs& args);
 
 /// Over layouts of integer codes, layouts[i] that of outputs[i]: all the same, or gemv_dp4a_mixes() them.
 /// Bytes moved: the packed weights. Oracle: cpp/reference/linear.cpp.

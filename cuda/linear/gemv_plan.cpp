@@ -6,12 +6,12 @@ namespace imp::cuda {
 namespace {
 
 constexpr int kPartialFloats = kGemvPartialBytes / 4;
-constexpr int kUneven = 4096;
 
 int round_up_div(int a, int b) { return (a + b - 1) / b; }
 
-/// Blocks of each output in proportion to its bytes; what rounding leaves over goes to where a block has most to do.
-void divide_rows(GemvPlan& plan, const GemvArgs& args, const GemvShape& shape, int num_sms, int max_rows) {
+}  // namespace
+
+void divide_rows(GemvPlan& plan, const GemvArgs& args, const GemvShape& shape, int num_blocks, int max_rows) {
   const int outputs = args.gated ? 1 : args.num_outputs;
   int64_t cost[3] = {}, total = 0;
   int blocks[3] = {}, used = 0;
@@ -21,10 +21,10 @@ void divide_rows(GemvPlan& plan, const GemvArgs& args, const GemvShape& shape, i
   }
   for (int i = 0; i < outputs; ++i) {
     const int rows = args.outputs[i].weight.rows;
-    blocks[i] = std::clamp(static_cast<int>(num_sms * cost[i] / total), round_up_div(rows, max_rows), rows);
+    blocks[i] = std::clamp(static_cast<int>(num_blocks * cost[i] / total), round_up_div(rows, max_rows), rows);
     used += blocks[i];
   }
-  for (; used < num_sms; ++used) {
+  for (; used < num_blocks; ++used) {
     int most = -1;
     for (int i = 0; i < outputs; ++i)
       if (blocks[i] < args.outputs[i].weight.rows && (most < 0 || cost[i] * blocks[most] > cost[most] * blocks[i]))
@@ -39,8 +39,6 @@ void divide_rows(GemvPlan& plan, const GemvArgs& args, const GemvShape& shape, i
     plan.blocks_longer[i] = args.outputs[i].weight.rows % blocks[i];
   }
 }
-
-}  // namespace
 
 GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, int half_shared_bytes) {
   GemvPlan plan = {};
@@ -70,7 +68,7 @@ GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, in
   // and so lands on every SM once; those behind it take less, to fit beside it.
   plan.ring_bytes = std::max(shape.strip_bytes[0], shape.strip_bytes[1]) * shape.rows * shape.warps * shape.depth;
   const int needed = plan.ring_bytes + shape.token_bytes * args.tokens + plan.num_chunks * sub_rows * shape.tokens * 4;
-  plan.shared_bytes = std::max(needed, half_shared_bytes + (args.after_other ? kUneven : -kUneven));
+  plan.shared_bytes = std::max(needed, half_shared_bytes + (args.after_other ? kGemvUneven : -kGemvUneven));
   plan.one_over_cols = 1.0f / static_cast<float>(args.outputs[0].weight.cols);
   return plan;
 }

@@ -25,11 +25,17 @@ struct GemvPlan {
   float one_over_cols;
 };
 
+/// What a launch takes above or below half of the shared memory, so that blocks land as plan_gemv() says.
+inline constexpr int kGemvUneven = 4096;
 /// Shared memory for the sums of a block's rows before they are put together.
 inline constexpr int kGemvPartialBytes = 16 * 1024;
 
 /// `half_shared_bytes`: what each of two blocks that share an SM can have.
 GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, int half_shared_bytes);
+
+/// Fills in which blocks have which rows: each output's in proportion to its bytes; what rounding leaves over goes to
+/// where a block has most to do. More than `num_blocks` where one would have more than `max_rows`.
+void divide_rows(GemvPlan& plan, const GemvArgs& args, const GemvShape& shape, int num_blocks, int max_rows);
 
 /// Rows of one block.
 struct GemvShare {

@@ -11,6 +11,7 @@
 #include "backend/linear_ops.h"
 #include "linear/gemm_wgmma.h"
 #include "linear/gemv.h"
+#include "linear/gemv_mma.h"
 #include "reference/reference.h"
 #include "support/capture_stderr.h"
 #include "support/compare.h"
@@ -29,7 +30,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 enum class Arithmetic { exact, int8, bf16 };
 
 Arithmetic arithmetic_of(std::string_view candidate) {
-  if (candidate == "gemv_dp4a" || candidate == "gemm_imma") return Arithmetic::int8;
+  if (candidate == "gemv_dp4a" || candidate == "gemv_mma" || candidate == "gemm_imma") return Arithmetic::int8;
   const bool bf16 = candidate == "dequant_gemm_bf16" || candidate == "gemm_hmma" || candidate == "gemm_wgmma";
   return bf16 ? Arithmetic::bf16 : Arithmetic::exact;
 }
@@ -345,6 +346,8 @@ TEST_CASE("every candidate of every format computes the product at every number 
       expected = {"gemv_dp4a", "gemm_imma", "dequant_gemm_bf16"};
       const bool wgmma = workspace.device.capability == 90 && !wgmma_reject(packed_layout_of(format.format));
       if (wgmma) expected.insert("gemm_wgmma");
+      if (!gemv_mma_reject(packed_layout_of(format.format), 3, 2048, workspace.device.max_shared_bytes))
+        expected.insert("gemv_mma");
     }
     CHECK(ran == expected);
   }
@@ -511,10 +514,12 @@ TEST_CASE("more rows a block than their sums have room for: more blocks") {
   Random random(15);
   Workspace workspace;
   const Operand w(WeightFormat::q8_0, 70001, 64, random, workspace.device.context());
+  const Operand longer(WeightFormat::q8_0, 170001, 256, random, workspace.device.context());
   const Operand rows(WeightFormat::bf16, 70001, 16, random, workspace.device.context());
   for (int64_t m : few({1, 8}, {8})) {
-    Call call(m, {&w}, {}, random), call_rows(m, {&rows}, {}, random);
+    Call call(m, {&w}, {}, random), call_long(m, {&longer}, {}, random), call_rows(m, {&rows}, {}, random);
     CHECK(run_and_check(workspace, call, "gemv_dp4a", 1) == "");
+    if (m > 1) CHECK(run_and_check(workspace, call_long, "gemv_mma", 1) == "");
     CHECK(run_and_check(workspace, call_rows, "gemv_rows", 1) == "");
   }
 }
@@ -1067,6 +1072,73 @@ TEST_CASE("deterministic products of a shape whose sums the library likes to spl
   CHECK(fixed.find(" splitk=1 reduction=0 ") != std::string::npos);
 }
 
+TEST_CASE("Q4_K and Q6_K outputs are one launch of the GEMV of tensor cores, Q8_0 and Q4_K are two") {
+  Random random(17);
+  Workspace workspace;
+  const auto& with = workspace.device.context();
+  using F = WeightFormat;
+  for (const auto& [q, k, v, launches] : {std::tuple{F::q4_k, F::q4_k, F::q6_k, 1},
+                                          {F::q6_k, F::q4_k, F::q4_k, 1},
+                                          {F::q4_k, F::q6_k, F::q4_k, 1},
+                                          {F::q8_0, F::q8_0, F::q4_k, 2}}) {
+    for (int64_t cols : {256, 1280, 2048}) {
+      const Operand wq(q, 531, cols, random, with), wk(k, 1, cols, random, with), wv(v, 67, cols, random, with);
+      for (int64_t m : {3, 12}) {
+        workspace.device.launches.clear();
+        Call call(m, {&wq, &wk, &wv}, {.norm = true, .bias = true, .pdl = true}, random);
+        std::vector<std::vector<float>> y;
+        call.run(workspace, "gemv_mma", y);
+        CAPTURE(info(q).name);
+        CAPTURE(info(v).name);
+        CAPTURE(cols);
+        CAPTURE(m);
+        CHECK(call.check(y, std::vector(3, Arithmetic::int8)) == "");
+        CHECK(workspace.device.launches ==
+              std::map<std::string, int64_t>{{"gemv_mma", launches}, {"quantize_tokens", launches}});
+      }
+    }
+  }
+}
+
+TEST_CASE("the GEMV of tensor cores at shapes that fill nothing and with few SMs or many") {
+  Random random(16);
+  Workspace workspace;
+  const auto& with = workspace.device.context();
+  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k}) {
+    for (int64_t k : few({256, 768, 2560, 4096}, {768})) {
+      const Operand a(format, 145, k, random, with), b(format, 145, k, random, with), c(format, 33, k, random, with);
+      for (int64_t m : few({1, 2, 8, 9, 16}, {3, 16})) {
+        for (const Options& options :
+             {Options{.pdl = true}, Options{.norm = true, .rows = true, .bias = true, .accumulate = true},
+              Options{.norm = true, .bias = true, .gated = true, .pdl = true}}) {
+          const std::vector<const Operand*> weights = options.gated ? std::vector{&a, &b} : std::vector{&a, &c};
+          Call call(m, weights, options, random);
+          for (int sms : {132, 5}) {  // few: a block has more groups of rows than warps
+            std::vector<std::vector<float>> y, again;
+            const auto run = [&](std::vector<std::vector<float>>& to) {
+              call.run_with(workspace, to, [&](LinearContext context, const LinearArgs& args) {
+                context.launch.num_sms = sms;
+                const PackedLayout layouts[] = {packed_layout_of(format), packed_layout_of(format)};
+                gemv_mma(layouts, args, context.imma, context.launch);
+              });
+            };
+            run(y);
+            run(again);
+            CAPTURE(info(format).name);
+            CAPTURE(sms);
+            CAPTURE(k);
+            CAPTURE(m);
+            CAPTURE(options.gated);
+            CAPTURE(options.accumulate);
+            CHECK(call.check(y, std::vector<Arithmetic>(weights.size(), Arithmetic::int8)) == "");
+            for (size_t i = 0; i < y.size(); ++i) CHECK(same_bits(y[i], again[i]));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("every tile of the int8 tensor-core product, at shapes that fill none of them") {
   Random random(10);
   Workspace workspace;
@@ -1129,6 +1201,30 @@ TEST_CASE("the int8 tensor-core product takes bf16 rows and gives gated results 
     for (float& y : rounded) y = bf16_to_f32(f32_to_bf16(y));
     CHECK(same_bits(gated.run(x_bf16.data(), DType::bf16, DType::bf16), rounded));
   }
+}
+
+TEST_CASE("which tokens the GEMV of tensor cores takes, and which keys it heeds") {
+  const Workspace workspace;
+  const auto reason = [&](WeightFormat format, int64_t m, const LinearSwitches& switches,
+                          LinearRole role = LinearRole::qkv, int64_t k = 4096) -> std::string {
+    for (const Verdict& v :
+         linear_table().explain({role, format, m, 512, k, workspace.device.max_shared_bytes, switches}))
+      if (v.name == "gemv_mma") return v.chosen ? "chosen" : v.reason ? v.reason : "";
+    return "not in the table";
+  };
+  using F = WeightFormat;
+  for (F format : {F::q8_0, F::q4_k, F::q6_k}) CHECK(reason(format, 8, {}) == "chosen");
+  CHECK(reason(F::q8_0, 2, {}) == "fewer than 3 tokens");
+  CHECK(reason(F::q8_0, 17, {}) == "more than 16 tokens");
+  CHECK(reason(F::q5_k, 8, {}) == "not a layout of Q8_0, Q4_K or Q6_K");
+  CHECK(reason(F::bf16, 8, {}) == "weight is not a block format");
+  CHECK(reason(F::q8_0, 8, {}, LinearRole::qkv, 4128) == "k is not a multiple of 256");
+  CHECK(reason(F::q8_0, 16, {}, LinearRole::qkv, 32768) == "activations do not fit into shared memory");
+  CHECK(reason(F::q4_k, 16, {.no_mmvq = true}) == "gemm.no_mmvq is set");
+  CHECK(reason(F::q8_0, 16, {.no_mmvq_q8_0 = true}) == "gemm.no_mmvq_q8_0 is set");
+  CHECK(reason(F::q4_k, 8, {.no_dp4a_gemv = true}) == "gemm.no_dp4a_gemv is set");
+  CHECK(reason(F::q4_k, 9, {.no_dp4a_gemv = true}) == "chosen");
+  CHECK(reason(F::q4_k, 9, {.no_dp4a_lm = true}, LinearRole::lm_head) == "gemm.no_dp4a_lm is set");
 }
 
 TEST_CASE("which tokens gemm_imma takes, and which keys it heeds") {
