@@ -5,13 +5,14 @@
 //   latter) * scale + bias
 //
 // Mapping: a block of threads an SM has a contiguous share of the rows of one output, in groups of 16: the tall operand
-// of mma.m16n8k32; tokens are the other. The groups' units of k are laid in a row and divided evenly among 16 warps;
+// of mma.m16n8k32; tokens are the other. The groups' units of k are laid in a row and divided evenly among 8 warps;
 // each has a ring in shared memory that it fills for itself with cp.async. The tokens' codes (token_pairs.h) come in a
 // few bulk copies, begun at another place by each block, so that not all want the same line at once. A warp's sums of a
 // group go to shared memory and are added up in the order of k in the end.
 //
-// A block takes most of the shared memory, so that one lands on every SM, and leaves room for the kernel that quantises
-// the tokens of the next product. That one waits there already; while it works, the next blocks fill their rings.
+// A block takes most of the shared memory, so that one lands on every SM, and leaves room (half of the registers too)
+// for the kernel that quantises the tokens of the next product. That one waits there already; while it works, the next
+// blocks fill their rings.
 //
 // A product starts from the bits of 1.5 * 2^23 and its float is brought to scale by two FMAs (device/mma_s8.cuh).
 //
@@ -33,8 +34,7 @@
 namespace imp::cuda {
 
 inline constexpr int kGemvMmaThreads = kGemvMmaWarps * 32;
-inline constexpr int kGemvMmaMostThreads = 768;  // of an SM's registers: what is left is for quantize_token_pairs
-inline constexpr int kTokenPiece = 4096;         // bytes of a bulk copy
+inline constexpr int kTokenPiece = 4096;  // bytes of a bulk copy
 
 /// acc += a stage's weights times their tokens. `first` is the row's first block here, `blocks` all it has.
 template <class Format, int kPlanes, int kTiles>
@@ -219,8 +219,8 @@ __device__ __forceinline__ void run_gemv_mma(const GemvArgs& args, const GemvMma
 
 /// `Second` is for outputs whose layout is not that of the first.
 template <class Format, class Second, int kTiles>
-__global__ __launch_bounds__(kGemvMmaMostThreads, 1) void gemv_mma_kernel(const __grid_constant__ GemvArgs args,
-                                                                          const __grid_constant__ GemvMmaPlan plan) {
+__global__ __launch_bounds__(kGemvMmaThreads, 2) void gemv_mma_kernel(const __grid_constant__ GemvArgs args,
+                                                                      const __grid_constant__ GemvMmaPlan plan) {
   constexpr int kPlanes = Format::kPlanes > Second::kPlanes ? Format::kPlanes : Second::kPlanes;
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t barrier;

@@ -185,37 +185,4 @@ struct MmaQ6K {
   };
 };
 
-struct MmaGroups {
-  static constexpr bool kPerSixteen = true, kMin = true;
-  static constexpr int kPlanes = 3;
-  static constexpr int kBlocks = 8, kRow = 400, kScalesAt = 256;
-
-  __device__ __forceinline__ static void copy(uint8_t* to, const PackedView& w, int row, int valid, int first,
-                                              int lane) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int r = lane / 8 + i * 4, piece = lane % 8;
-      const bool there = r < valid;
-      const UnitPlace place(w, row + (there ? r : 0), first);
-      const uint8_t* codes = w.codes + uint64_t{place.strip} * 32 + (place.in_strip + piece) * 16;
-      cp_async_16(to + r * kRow + piece * 16, codes, there);
-      cp_async_16(to + r * kRow + 128 + piece * 16, codes + place.width * 16, there);
-      cp_async_16(to + r * kRow + kScalesAt + piece * 16, w.scales + uint64_t{place.block() + piece} * 16, there);
-    }
-  }
-  __device__ __forceinline__ static void load_codes(uint32_t (&a)[2][4], uint32_t stage, int pair, int lane) {
-    const uint32_t at = stage + lane % 16 * kRow + lane / 16 * 128 + pair * 32;
-    load_rows_x4(a[0], at);
-    load_rows_x4(a[1], at + 16);
-  }
-  struct Scales {
-    const uint8_t* at;
-    __device__ __forceinline__ void load(const uint8_t* row, int eight, int) { at = row + kScalesAt + eight * 128; }
-    __device__ __forceinline__ RowScale get(int i) const {
-      const float4 v = *reinterpret_cast<const float4*>(at + i * 16);
-      return {v.x, -v.y, v.z, -v.w};
-    }
-  };
-};
-
 }  // namespace imp::cuda

@@ -3,8 +3,8 @@
 
 namespace imp::cuda {
 
-inline constexpr int kGemvMmaWarps = 16;
-inline constexpr int kGemvMmaMostGroups = 24;  // of 16 rows, a block
+inline constexpr int kGemvMmaWarps = 8;
+inline constexpr int kGemvMmaMostGroups = 25;  // of 16 rows, a block
 inline constexpr int kTileSums = 512;          // bytes of the sums of 16 rows and 8 tokens
 
 /// An instance of gemv_mma as the division of work sees it.
