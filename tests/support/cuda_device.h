@@ -23,6 +23,8 @@ class DeviceArray {
     std::vector<std::byte> all(memory_.bytes(), kPattern);
     if (count_ > 0) std::memcpy(all.data() + guard(), values.data(), bytes());
     cuda::check(cudaMemcpy(memory_.data(), all.data(), all.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+    // A small copy from pageable memory may still be on its way, and streams that do not block would not wait for it.
+    cuda::check(cudaStreamSynchronize(nullptr), "cudaMemcpy");
   }
   T* data() const { return reinterpret_cast<T*>(static_cast<std::byte*>(memory_.data()) + guard()); }
 
