@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -246,14 +246,16 @@ class Clocks:
         assert self._process.stdout
         self._lines.extend(self._process.stdout)
 
-    def stop(self) -> dict[str, list[float]]:
-        """Lowest and highest of each field."""
+    def now(self) -> dict[str, list[float]]:
+        """Lowest and highest of each field so far."""
+        return spans(self._lines[:], self.FIELDS)
+
+    def stop(self) -> None:
         self._process.terminate()
         self._process.wait()
         self._reader.join(5)
         if self._process.stdout:
             self._process.stdout.close()
-        return spans(self._lines, self.FIELDS)
 
 
 def spans(lines: list[str], fields: tuple[str, ...]) -> dict[str, list[float]]:
@@ -321,10 +323,10 @@ def table(models: dict[str, Any]) -> list[str]:
     return lines
 
 
-def measure_all(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Both engines on every model; failures are words in the second part, and the rest goes on."""
-    models: dict[str, Any] = {}
-    failures = []
+def measure_all(
+    args: argparse.Namespace, names: list[str], models: dict[str, Any], failures: list[str]
+) -> Iterator[str]:
+    """Both engines on every model, whose name comes when its figures are in `models`; failures are words, and the rest goes on."""
     environment = {"PYTHONPATH": str(args.package.resolve())} if args.package else {}
     # The libraries of llama-bench usually lie beside it.
     library_path = f"{args.llama_bench.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}" if args.llama_bench else ""
@@ -352,7 +354,7 @@ def measure_all(args: argparse.Namespace, names: list[str]) -> tuple[dict[str, A
                 print(failures[-1], file=sys.stderr)
         models[name] = result
         print("\n".join(table({name: result})), flush=True)
-    return models, failures
+        yield name
 
 
 def main() -> int:
@@ -387,22 +389,27 @@ def main() -> int:
         args.llama_bench = args.llama_bench.resolve()
     started = datetime.datetime.now(datetime.UTC)
     clocks = Clocks()
-    models, failures = measure_all(args, names)
-    commits = {result["imp"]["commit"] for result in models.values() if "imp" in result}
-    report = {
-        "kind": "gpu-bench",
-        "commit": args.commit or (commits.pop() if len(commits) == 1 else commit()),
-        "date": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "seconds": round((datetime.datetime.now(datetime.UTC) - started).total_seconds(), 1),
-        "command": " ".join(sys.argv),
-        "gpu": gpu,
-        "while_running": clocks.stop(),
-        "failures": failures,
-        "models": models,
-    }
+    models: dict[str, Any] = {}
+    failures: list[str] = []
+    report: dict[str, Any] = {}
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"gpu-bench-{gpu_slug(gpu)}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    for _ in measure_all(args, names, models, failures):
+        commits = {result["imp"]["commit"] for result in models.values() if "imp" in result}
+        report = {
+            "kind": "gpu-bench",
+            "commit": args.commit or (commits.pop() if len(commits) == 1 else commit()),
+            "date": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "seconds": round((datetime.datetime.now(datetime.UTC) - started).total_seconds(), 1),
+            "complete": len(models) == len(names),
+            "command": shown(sys.argv),
+            "gpu": gpu,
+            "while_running": clocks.now(),
+            "failures": failures,
+            "models": models,
+        }
+        path.write_text(json.dumps(report, indent=1) + "\n")  # after each model: whoever stops this has those before
+    clocks.stop()
     print("\n".join(["", f"{gpu['name']}, commit {report['commit']}, {report['seconds']} s", *table(models)]))
     print(f"written to {path}")
     return 1 if failures else 0

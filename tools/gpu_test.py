@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ OURS = ["--kernel-name", "kernel_substring=imp", "--kernel-name", "kernel_substr
 OPTIONS: dict[str, list[str]] = {"memcheck": [], "racecheck": OURS, "initcheck": [], "synccheck": OURS}
 CASE = re.compile(r"^([\d.]+) s: (.*)$", re.MULTILINE)
 FEW = "IMP_TEST_FEW"  # tests then take few shapes (tests/support/few.h)
+TELLING = re.compile(
+    r"ERROR|Error|error|Race reported|Uninitialized|Invalid|Barrier|hazard|SUMMARY|TEST CASE|CRASHED|values:|stopped after|    at "
+)
 HOST_ONLY = "terminated before first instrumented API call"
 
 
@@ -103,7 +107,14 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def run(command: list[str], limit_s: float, env: dict[str, str]) -> dict[str, Any]:
+def essence(text: str) -> list[str]:
+    """What a report keeps of a failure: the lines that say what was wrong, without folders, which are the machine's own."""
+    lines = [line.lstrip("= ").strip() for line in text.splitlines() if TELLING.search(line)]
+    lines = [re.sub(r"(?:/[\w.+-]+)+/", "", line)[:300] for line in lines]
+    return lines if len(lines) <= 40 else [*lines[:30], "...", *lines[-9:]]
+
+
+def run(key: str, command: list[str], limit_s: float, env: dict[str, str]) -> dict[str, Any]:
     begin = time.monotonic()
     with subprocess.Popen(
         command,
@@ -127,11 +138,14 @@ def run(command: list[str], limit_s: float, env: dict[str, str]) -> dict[str, An
     if HOST_ONLY in text and "Status: SUCCESS" in text:  # nothing to check, which the tools call an error
         result.update({"exit": 0, "host_only": True})
     elif code not in (0, SKIPPED):
-        print(text if len(text) < 6000 else f"{text[:4000]}\n...\n{text[-2000:]}", flush=True)
+        words = text if len(text) < 6000 else f"{text[:4000]}\n...\n{text[-2000:]}"
+        print(f"---- {key}: exit {code} after {result['seconds']} s\n{words}", flush=True)
+        result["said"] = essence(text)
     return {**result, "case_seconds": seconds}
 
 
 TRACE = "trace"  # no sanitizer: which kernels are launched
+NOT_RUN: dict[str, Any] = {"exit": -1, "seconds": 0.0, "case_seconds": {}, "not_run": True}
 
 
 @dataclass(frozen=True)
@@ -241,11 +255,44 @@ def readable(names: set[str]) -> list[str]:
     return sorted(text.stdout.split("\n")) if names else []
 
 
+def by_program(
+    work: list[tuple[Share, str]], runs: dict[str, dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float]]]:
+    """The shares that ran so far, put together: program/tool -> result, and -> seconds of its cases."""
+    results: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    for share, tool in sorted(work, key=lambda item: (item[0].program.name, item[1], item[0].first)):
+        of_share = runs.get(share.key(tool), NOT_RUN)
+        name_of_run = f"{share.program.name}/{tool}"
+        seconds.setdefault(name_of_run, {}).update(of_share["case_seconds"])
+        if tool == TRACE:
+            continue
+        result = results.setdefault(name_of_run, {"exit": 0, "cases": 0, "passed": 0, "seconds": 0.0})
+        result["cases"] += len(share.names)
+        result["passed"] += len(share.names) if of_share["exit"] == 0 else 0
+        result["seconds"] = round(result["seconds"] + of_share["seconds"], 1)
+        result["exit"] = result["exit"] or of_share["exit"]
+        if said := of_share.get("said"):
+            result.setdefault("said", []).extend(said)
+    return results, seconds
+
+
+def failed_of(results: dict[str, dict[str, Any]]) -> list[str]:
+    return [name for name, result in results.items() if result["exit"] != 0]
+
+
 def sanitize(
-    programs: list[Path], args: argparse.Namespace, before: dict[str, dict[str, float]], gpus: list[str]
+    programs: list[Path], args: argparse.Namespace, before: dict[str, dict[str, float]], save: Callable[..., None]
 ) -> dict[str, Any]:
     work = sanitizer_work(programs, args.tool or list(SANITIZERS), before)
+    gpus = devices()
     runs: dict[str, dict[str, Any]] = {}
+
+    def found() -> dict[str, Any]:
+        results, seconds = by_program(work, runs)
+        left = {"any tool": LEFT_OUT, "racecheck": NO_RACECHECK}
+        return {"results": results, "failed": failed_of(results), "left_out": left, "seconds_of_cases": seconds}
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         library = build_trace(folder)
@@ -257,58 +304,45 @@ def sanitize(
 
         def run_share(number: int, share: Share, tool: str) -> dict[str, Any]:
             if time.monotonic() > args.end or (tool == TRACE and not library):
-                return {"exit": -1, "seconds": 0.0, "case_seconds": {}, "not_run": True}
+                return NOT_RUN
             env = {FEW: "1", "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)], **(tracing if tool == TRACE else {})}
-            return run(share.command(tool), args.limit, env)
+            return run(share.key(tool), share.command(tool), args.limit, env)
 
         with ThreadPoolExecutor(args.jobs) as pool:
             running = {
-                share.key(tool): pool.submit(run_share, number, share, tool)
+                pool.submit(run_share, number, share, tool): share.key(tool)
                 for number, (share, tool) in enumerate(work)
             }
-            for key, future in running.items():
-                runs[key] = future.result()
-                if runs[key]["exit"] != 0 and "not_run" not in runs[key]:
-                    print(f"{key}: exit {runs[key]['exit']} after {runs[key]['seconds']} s", flush=True)
+            for future in as_completed(running):
+                runs[running[future]] = future.result()
+                save(found())
         launched = {line for path in folder.glob("trace.*") for line in path.read_text().split()}
     present = kernels_in([program for program in programs if program.name not in NOT_SANITIZED]) if library else set()
-
-    results: dict[str, dict[str, Any]] = {}
-    seconds: dict[str, dict[str, float]] = {}
-    for share, tool in sorted(work, key=lambda item: (item[0].program.name, item[1], item[0].first)):
-        of_share = runs[share.key(tool)]
-        name_of_run = f"{share.program.name}/{tool}"
-        seconds.setdefault(name_of_run, {}).update(of_share["case_seconds"])
-        if tool == TRACE:
-            continue
-        result = results.setdefault(name_of_run, {"exit": 0, "cases": 0, "passed": 0, "seconds": 0.0})
-        result["cases"] += len(share.names)
-        result["passed"] += len(share.names) if of_share["exit"] == 0 else 0
-        result["seconds"] = round(result["seconds"] + of_share["seconds"], 1)
-        result["exit"] = result["exit"] or of_share["exit"]
-    for name_of_run, result in results.items():
+    report = found()
+    for name_of_run, result in report["results"].items():
         print(f"{name_of_run}: {result['passed']} of {result['cases']} cases, {result['seconds']} s")
-    return {
-        "results": results,
-        "failed": [name_of_run for name_of_run, result in results.items() if result["exit"] != 0],
-        "left_out": {"any tool": LEFT_OUT, "racecheck": NO_RACECHECK},
-        "kernels": {
-            "in_programs": len(present),
-            "launched": len(present & launched),
-            "not_launched": readable(present - launched),
-        },
-        "seconds_of_cases": seconds,
+    report["kernels"] = {
+        "in_programs": len(present),
+        "launched": len(present & launched),
+        "not_launched": readable(present - launched),
     }
+    return report
 
 
-def test(programs: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+def test(programs: list[Path], args: argparse.Namespace, save: Callable[..., None]) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
+
+    def found() -> dict[str, Any]:
+        return {"results": dict(sorted(results.items())), "failed": failed_of(results)}
+
     with ThreadPoolExecutor(args.jobs) as pool:
-        running = {program.name: pool.submit(run, [str(program)], args.limit, {}) for program in programs}
-        for name, future in running.items():
+        running = {pool.submit(run, program.name, [str(program)], args.limit, {}): program.name for program in programs}
+        for future in as_completed(running):
+            name = running[future]
             results[name] = {key: value for key, value in future.result().items() if key != "case_seconds"}
             print(f"{name}: {'ok' if results[name]['exit'] == 0 else results[name]}", flush=True)
-    return {"results": results, "failed": [name for name, result in results.items() if result["exit"] != 0]}
+            save(found())
+    return found()
 
 
 def main() -> int:
@@ -329,22 +363,23 @@ def main() -> int:
     path = args.out / f"{kind}-{gpu_slug(gpu)}.json"
     begin = time.monotonic()
     args.end = begin + args.deadline
+    args.out.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"kind": kind, "commit": args.commit or commit(), "gpu": gpu}
+
+    def save(found: dict[str, Any], complete: bool = False) -> None:
+        """What is known so far: whoever stops this has it, too."""
+        report.update(
+            programs=len(found["results"]), seconds=round(time.monotonic() - begin, 1), complete=complete, **found
+        )
+        path.write_text(json.dumps(report, indent=2) + "\n")
+
     if args.sanitize:
         before = json.loads(path.read_text()).get("seconds_of_cases", {}) if path.is_file() else {}
-        found = sanitize(programs, args, before, devices())
+        found = sanitize(programs, args, before, save)
     else:
-        found = test(programs, args)
+        found = test(programs, args, save)
+    save(found, complete=True)
     results, failed = found["results"], found["failed"]
-    report = {
-        "kind": kind,
-        "commit": args.commit or commit(),
-        "gpu": gpu,
-        "programs": len(results),
-        "seconds": round(time.monotonic() - begin, 1),
-        **found,
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
     good = sum(result["exit"] == 0 for result in results.values())
     print(f"{good} of {len(results)} passed on {gpu['name']} in {report['seconds']} s; written to {path}")
     for name in found.get("kernels", {}).get("not_launched", []):

@@ -126,6 +126,8 @@ def test_a_whole_run(
     assert report["models"]["a"]["llama_cpp"]["rows"]["tg128"]["median"] == 200.0
     assert report["models"]["b"]["imp"]["rows"]["tg128"]["median"] == 300.0
     assert "llama_cpp" not in report["models"]["b"]
+    assert report["complete"] is True
+    assert report["command"] == f"gpu_bench --models {tmp_path.name} --llama-bench llama-bench --out out a b"
     assert len(report["failures"]) == 1
     assert "exit 3" in report["failures"][0]
     assert "| a | tg128 | 300.0 ± 1.0 | 200.0 ± 98.7 | 1.50 | 60 % |" in capsys.readouterr().out
@@ -184,6 +186,67 @@ def test_sanitizer_commands(tool: ModuleType, tmp_path: Path) -> None:
     assert any(word.startswith("--test-case-exclude=") for word in commands["cuda_test_graphs/memcheck/1"])
     seconds = {"cuda_test_linear/memcheck": {"three": 9.5}}
     assert gpu_test.sanitizer_work(programs, ["memcheck"], seconds)[0][0].names == ("three",)
+
+
+def test_gpu_tests_keep_the_words_of_a_failure_and_what_ran_before_a_stop(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu_test = importlib.import_module("gpu_test")
+    programs, out = tmp_path / "programs", tmp_path / "out"
+    programs.mkdir()
+    program(
+        programs / "cuda_test_bad",
+        "print('/home/me/x.cpp:3: ERROR: CHECK( a == b ) is NOT correct!\\nwords')\nexit(1)\n",
+    )
+    program(programs / "cuda_test_good", "print('[doctest] test cases: 2 | 2 passed | 0 failed | 0 skipped')\n")
+    monkeypatch.setattr(gpu_test, "gpu_facts", lambda: {"name": "NVIDIA H200"})
+    monkeypatch.setattr(sys, "argv", ["gpu_test", str(programs), "--out", str(out), "--commit", "abc1234"])
+    assert gpu_test.main() == 1
+    report = json.loads((out / "gpu-test-h200.json").read_text())
+    assert report["complete"] is True
+    assert report["failed"] == ["cuda_test_bad"]
+    assert report["results"]["cuda_test_bad"]["said"] == ["x.cpp:3: ERROR: CHECK( a == b ) is NOT correct!"]
+    assert report["results"]["cuda_test_good"]["test cases"] == {"passed": 2, "failed": 0}
+    assert "---- cuda_test_bad: exit 1" in capsys.readouterr().out
+
+    run = gpu_test.run
+
+    def stopped(key: str, *rest: Any) -> Any:
+        if key == "cuda_test_good":
+            raise KeyboardInterrupt
+        return run(key, *rest)
+
+    monkeypatch.setattr(gpu_test, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_test.main()
+    report = json.loads((out / "gpu-test-h200.json").read_text())
+    assert report["complete"] is False
+    assert list(report["results"]) == ["cuda_test_bad"]
+
+
+def test_sanitizers_put_the_shares_of_a_program_together(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_test = importlib.import_module("gpu_test")
+    programs, out = tmp_path / "programs", tmp_path / "out"
+    programs.mkdir()
+    listing = "import sys\nif '--list-test-cases' in sys.argv: print('[doctest] listing\\none\\ntwo\\nthree')\n"
+    program(programs / "cuda_test_linear", listing)
+    race = "import sys\nif 'racecheck' in sys.argv and '--last=3' in sys.argv:\n  print('========= Error: Race reported between a and b')\n  exit(1)\n"
+    program(tmp_path / "compute-sanitizer", race)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(gpu_test, "gpu_facts", lambda: {"name": "NVIDIA H200"})
+    monkeypatch.setattr(gpu_test, "build_trace", lambda folder: None)
+    monkeypatch.setattr(sys, "argv", ["gpu_test", str(programs), "--sanitize", "--jobs", "2", "--out", str(out)])
+    assert gpu_test.main() == 1
+    report = json.loads((out / "gpu-sanitize-h200.json").read_text())
+    assert report["complete"] is True
+    assert report["failed"] == ["cuda_test_linear/racecheck"]
+    raced = report["results"]["cuda_test_linear/racecheck"]
+    assert (raced["cases"], raced["passed"]) == (3, 2)
+    assert raced["said"] == ["Error: Race reported between a and b"]
+    assert report["results"]["cuda_test_linear/memcheck"]["passed"] == 3
 
 
 def test_a_file_that_is_missing_and_unknown_is_named(
