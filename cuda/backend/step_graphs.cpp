@@ -1,5 +1,6 @@
 #include "backend/step_graphs.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 
@@ -64,6 +65,7 @@ void StepGraphs::run(const StepShape& shape, const LaunchContext& context, const
   // Library handles and attributes settle outside of a capture.
   if (is_new || entry.refused) return forward();
   if (!entry.exec) {
+    if (num_graphs_ == kMaxGraphs) drop_the_least_used(context);
     if (const std::string reason = capture(shape, entry, context, forward); !reason.empty()) {
       entry.refused = true;
       refusals_.push_back(cat(words_of(shape), ": ", reason));
@@ -74,12 +76,13 @@ void StepGraphs::run(const StepShape& shape, const LaunchContext& context, const
       return forward();
     }
     ++captures_;
+    ++num_graphs_;
   }
   check(cudaGraphLaunch(entry.exec, context.stream), "cudaGraphLaunch");
   for (const auto& [name, count] : entry.launches) (*context.launches)[name] += count;
   if (context.pdl_launches) *context.pdl_launches += entry.pdl_launches;
   ++entry.replays;
-  ++replays_;
+  entry.last_used = ++replays_;
 }
 
 /// Records `forward` into the entry; "" or why that cannot be. What is no fault of the recording is thrown.
@@ -152,13 +155,25 @@ GraphStats StepGraphs::stats(const LaunchContext& context) const {
           .pdl_launches = context.pdl_launches ? *context.pdl_launches : 0};
 }
 
+void StepGraphs::drop_the_least_used(const LaunchContext& context) {
+  const auto last_used = [](const auto& of) { return of.second.exec ? of.second.last_used : INT64_MAX; };
+  const auto oldest = std::ranges::min_element(entries_, {}, last_used);
+  check(cudaStreamSynchronize(context.stream), "waiting for the device");  // its last replay may still run
+  release(oldest->first, oldest->second);
+  entries_.erase(oldest);
+  --num_graphs_;
+}
+
+void StepGraphs::release(const StepShape& shape, Entry& entry) const {
+  if (!entry.exec) return;
+  if (settings_.log) print_line(cat(words_of(shape), ": replayed ", entry.replays, " times"));
+  static_cast<void>(cudaGraphExecDestroy(entry.exec));
+}
+
 void StepGraphs::clear() {
-  for (auto& [shape, entry] : entries_) {
-    if (!entry.exec) continue;
-    if (settings_.log) print_line(cat(words_of(shape), ": replayed ", entry.replays, " times"));
-    static_cast<void>(cudaGraphExecDestroy(entry.exec));
-  }
+  for (auto& [shape, entry] : entries_) release(shape, entry);
   entries_.clear();
+  num_graphs_ = 0;
 }
 
 }  // namespace imp::cuda

@@ -27,9 +27,14 @@ GraphSettings graph_settings(const Settings& settings);
 GraphSettings prefill_graph_settings(const Settings& settings);
 
 /// Forward passes by shape: the first of a shape runs as it is, the second is captured, later ones are replayed. A
-/// shape whose capture is refused runs as it is from then on, and the reason is kept.
+/// shape whose capture is refused runs as it is from then on, and the reason is kept. Graphs are kept for the shapes
+/// used last; one that was dropped starts again.
 class StepGraphs {
  public:
+  /// A graph of an 8B model's step has some 180 kernels; batches of many sizes at many lengths make thousands of
+  /// shapes.
+  static constexpr int kMaxGraphs = 128;
+
   explicit StepGraphs(GraphSettings settings = {}) : settings_(std::move(settings)) {}
   ~StepGraphs() { clear(); }
   StepGraphs(const StepGraphs&) = delete;
@@ -49,15 +54,19 @@ class StepGraphs {
     cudaGraphExec_t exec = nullptr;
     bool refused = false;
     int64_t replays = 0;
+    int64_t last_used = 0;                    // in replays_ of all
     std::map<std::string, int64_t> launches;  // of one replay
     int64_t pdl_launches = 0;
   };
   std::string capture(const StepShape& shape, Entry& entry, const LaunchContext& context,
                       const std::function<void()>& forward);
   void inspect(const StepShape& shape, cudaGraph_t graph) const;
+  void drop_the_least_used(const LaunchContext& context);
+  void release(const StepShape& shape, Entry& entry) const;
 
   GraphSettings settings_;
   std::map<StepShape, Entry> entries_;
+  int num_graphs_ = 0;
   int64_t captures_ = 0, replays_ = 0;
   std::vector<std::string> refusals_;
 };

@@ -130,6 +130,33 @@ TEST_CASE("runtime.cuda_graphs = always: a step that cannot be recorded is an er
   CHECK(graphs.stats(rig.context).captures == 1);
 }
 
+TEST_CASE("graphs are kept for the 128 shapes used last") {
+  Rig rig;
+  StepGraphs graphs;
+  const auto shape_of = [](int tokens) {
+    StepShape shape = kShape;
+    shape.num_tokens = tokens;
+    return shape;
+  };
+  int steps = 0;
+  const auto step = [&](int tokens) { rig.step(graphs, shape_of(tokens)), ++steps; };
+  for (int tokens = 1; tokens <= StepGraphs::kMaxGraphs; ++tokens)
+    for (int time = 0; time < 2; ++time) step(tokens);
+  CHECK(graphs.captures() == StepGraphs::kMaxGraphs);
+  step(1);  // used again: shape 2 is now the one used longest ago
+  for (int time = 0; time < 2; ++time) step(StepGraphs::kMaxGraphs + 1);
+  CHECK(graphs.captures() == StepGraphs::kMaxGraphs + 1);
+  step(1);
+  step(3);
+  CHECK(graphs.captures() == StepGraphs::kMaxGraphs + 1);  // both were there
+  const int calls = rig.calls;
+  step(2);
+  CHECK(rig.calls == calls + 1);  // starts again, as it is
+  step(2);
+  CHECK(graphs.captures() == StepGraphs::kMaxGraphs + 2);
+  CHECK(rig.value() == steps);
+}
+
 TEST_CASE("an error of the step itself is passed on, and the stream works on") {
   Rig rig;
   StepGraphs graphs;
