@@ -30,6 +30,7 @@ namespace {
 using namespace cuda;
 
 constexpr size_t kCublasWorkspaceBytes = size_t{64} << 20;
+constexpr int kDecodeCounters = 4096;      // of decode attention: the table refuses more sequences times kv heads
 constexpr int64_t kMinTunedTokens = 512;   // below, the library's first suggestion is as good
 constexpr int64_t kSmallStepTokens = 128;  // more than this, and only products in bf16 serve
 
@@ -336,8 +337,8 @@ uint64_t CudaBackend::workspace_bytes(const StepLimits& limits, const ModelSpec&
                        kImmaPartialBytes + kImmaCounters * int64_t{sizeof(int32_t)};
   return static_cast<uint64_t>(rows + head + scratch + partial + imma + attention_plan_.scores_bytes) +
          static_cast<uint64_t>(attention_plan_.cublas_decode_bytes) +
-         (fp8_prefill_ ? PrefillWeights::fp8_bytes(spec) : 0) + kCublasWorkspaceBytes + 4096 * sizeof(int32_t) +
-         SamplingOps::scratch_bytes(limits);
+         (fp8_prefill_ ? PrefillWeights::fp8_bytes(spec) : 0) + kCublasWorkspaceBytes +
+         kDecodeCounters * sizeof(int32_t) + SamplingOps::scratch_bytes(limits);
 }
 
 ImmaScratch CudaBackend::allocate_imma_scratch(const StepLimits& limits) {
@@ -384,9 +385,9 @@ void CudaBackend::finish_load(const StepLimits& limits) {
     attention_.cublas_decode = {
         allocate(static_cast<uint64_t>(attention_plan_.cublas_decode_bytes), MemoryTag::workspace),
         attention_plan_.cublas_decode_bytes};
-  // Splits times kv heads times sequences never exceeds what num_splits() hands out.
-  attention_.scratch.num_counters = 4096;
-  attention_.scratch.counters = static_cast<int32_t*>(allocate(4096 * sizeof(int32_t), MemoryTag::workspace));
+  attention_.scratch.num_counters = kDecodeCounters;
+  attention_.scratch.counters =
+      static_cast<int32_t*>(allocate(kDecodeCounters * sizeof(int32_t), MemoryTag::workspace));
   attention_.scratch.partial_floats = max_decode_partial_floats(launch_);
   attention_.scratch.partial =
       static_cast<float*>(allocate(static_cast<uint64_t>(attention_.scratch.partial_floats) * 4, MemoryTag::workspace));
