@@ -1,4 +1,5 @@
 #include "device/pdl.cuh"
+#include "device/quantize_block.cuh"
 #include "device/reduce.cuh"
 #include "linear/token_pairs.h"
 
@@ -19,27 +20,17 @@ struct PairArgs {
 
 /// Eight lanes share a block of 32; i counts float4s of the token.
 __device__ __forceinline__ void store_codes(const PairArgs& args, int token, int i, const float4& v, float by) {
-  // A NaN becomes the scale of its block, and so shows in the results.
-  float amax = max_or_nan(max_or_nan(fabsf(v.x), fabsf(v.y)), max_or_nan(fabsf(v.z), fabsf(v.w)));
-#pragma unroll
-  for (int offset = 4; offset > 0; offset /= 2) amax = max_or_nan(amax, __shfl_xor_sync(~0u, amax, offset));
-  const float inverse = amax > 0 ? 127 / amax : 0;
-  const float scale = __uint_as_float(__float_as_uint(amax / 127 * by) & ~3u);
-  const int q0 = __float2int_rn(v.x * inverse), q1 = __float2int_rn(v.y * inverse);
-  const int q2 = __float2int_rn(v.z * inverse), q3 = __float2int_rn(v.w * inverse);
-  int sum = q0 + q1 + q2 + q3;
-  sum += __shfl_xor_sync(~0u, sum, 1);
-  sum += __shfl_xor_sync(~0u, sum, 2);
-  const int other = __shfl_xor_sync(~0u, sum, 4);
+  const QuantizedFour quantized(v, by);
+  const auto& q = quantized.codes;
   const int block = i / 8, word = i % 8, column = token % 8;
   uint8_t* pair = args.out + (block / 2 * args.tiles + token / 8) * (512 + 64 * args.planes);
   *reinterpret_cast<uint32_t*>(pair + (column * 4 + word % 4) * 16 + block % 2 * 8 + word / 4 * 4) =
-      __byte_perm(__byte_perm(q0, q1, 0x0040), __byte_perm(q2, q3, 0x0040), 0x5410);
+      __byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410);
   if (word != 0) return;
   auto* floats = reinterpret_cast<float*>(pair + 512) + column / 2 * 4 + block % 2 * 2 + column % 2;
-  floats[0] = scale;
-  if (args.planes > 1) floats[16] = scale * static_cast<float>(sum + other);
-  if (args.planes > 2) floats[32] = scale * static_cast<float>(sum);
+  floats[0] = quantized.scale;
+  if (args.planes > 1) floats[16] = quantized.scale * static_cast<float>(quantized.sum);
+  if (args.planes > 2) floats[32] = quantized.scale * static_cast<float>(quantized.own_sum);
 }
 
 // Block (t, slice): kThreads float4s of token t, or with a norm all of them.

@@ -1,6 +1,7 @@
 #include <cuda_bf16.h>
 
 #include "device/pdl.cuh"
+#include "device/quantize_block.cuh"
 #include "device/reduce.cuh"
 #include "linear/token_codes.h"
 
@@ -72,29 +73,19 @@ __global__ __launch_bounds__(kThreads) void quantize_tokens_kernel(const Quantiz
         v.x *= w.x, v.y *= w.y, v.z *= w.z, v.w *= w.w;
       }
     }
-    // A NaN becomes the scale of its block, and so shows in the results.
-    float amax = max_or_nan(max_or_nan(fabsf(v.x), fabsf(v.y)), max_or_nan(fabsf(v.z), fabsf(v.w)));
-#pragma unroll
-    for (int offset = 4; offset > 0; offset /= 2) amax = max_or_nan(amax, __shfl_xor_sync(~0u, amax, offset));
-    const float inverse = amax > 0 ? 127 / amax : 0;
-    const float scale = __uint_as_float(__float_as_uint(amax / 127 * inverse_rms) & ~3u);
-    const int q0 = __float2int_rn(v.x * inverse), q1 = __float2int_rn(v.y * inverse);
-    const int q2 = __float2int_rn(v.z * inverse), q3 = __float2int_rn(v.w * inverse);
-    int sum = q0 + q1 + q2 + q3;
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    const int other = __shfl_xor_sync(~0u, sum, 4);
+    const QuantizedFour quantized(v, inverse_rms);
+    const auto& q = quantized.codes;
     if (i >= words) continue;
     const int block = i / 8, word = i % 8, in_slab = block % slab_blocks;
     uint8_t* slab = tile + static_cast<int64_t>(block / slab_blocks) * TokenCodes::slab_bytes(tile_tokens, slab_blocks);
     *reinterpret_cast<uint32_t*>(slab + in_tile * (slab_blocks * 32 + 16) + in_slab * 32 + word * 4) =
-        (q0 & 255) | (q1 & 255) << 8 | (q2 & 255) << 16 | static_cast<uint32_t>(q3 & 255) << 24;
+        (q[0] & 255) | (q[1] & 255) << 8 | (q[2] & 255) << 16 | static_cast<uint32_t>(q[3] & 255) << 24;
     if (word == 0) {
       auto* floats = reinterpret_cast<float*>(slab + code_bytes) + in_slab * tile_tokens + in_tile;
       const int plane = slab_blocks * tile_tokens;
-      floats[0] = scale;
-      floats[plane] = scale * static_cast<float>(sum + other);
-      floats[2 * plane] = scale * static_cast<float>(sum);
+      floats[0] = quantized.scale;
+      floats[plane] = quantized.scale * static_cast<float>(quantized.sum);
+      floats[2 * plane] = quantized.scale * static_cast<float>(quantized.own_sum);
     }
   }
 }
