@@ -97,7 +97,12 @@ gpu-build: $(VENV)/.build-tools  ## the CUDA tests, for GPU_ARCHITECTURES
 gpu-test: gpu-build  ## the CUDA tests on this machine's GPU, into bench/results/gpu-test-<gpu>.json
 	@$(BIN)/python tools/gpu_test.py $(BUILD)/gpu/tests
 
-gpu-sanitize: gpu-build  ## the CUDA op tests under compute-sanitizer, into bench/results/gpu-sanitize-<gpu>.json
+# The toolkit's own of CUDA 13.0 loses the device under racecheck where cuBLASLt uses clusters; 2026.4 does not.
+$(VENV)/.sanitizer: $(VENV)/.created
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "nvidia-cuda-sanitizer-api>=13.5"
+	@touch $@
+
+gpu-sanitize: gpu-build $(VENV)/.sanitizer  ## the CUDA op tests under compute-sanitizer, into bench/results/gpu-sanitize-<gpu>.json
 	@$(BIN)/python tools/gpu_test.py $(BUILD)/gpu/tests --sanitize --jobs $(JOBS)
 
 MODELS ?= $(BUILD)/bench-models

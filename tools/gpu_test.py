@@ -52,11 +52,11 @@ NO_RACECHECK = {"cuda_test_linear": "every tile of the int8*"}
 COUNTS = re.compile(r"\[doctest\] (test cases|assertions):\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed")
 # Processes of a program: one reads and rewrites all kernels that it holds before it begins, which takes seconds.
 SHARES = {
-    "cuda_test_attention": 3, "cuda_test_attention_decode": 4, "cuda_test_engine": 4, "cuda_test_linear": 6,
-    "cuda_test_fused_gemm": 4, "cuda_test_sample": 3, "cuda_test_text": 3,
+    "cuda_test_attention": 3, "cuda_test_attention_decode": 4, "cuda_test_engine": 4, "cuda_test_linear": 12,
+    "cuda_test_fused_gemm": 6, "cuda_test_sample": 4, "cuda_test_text": 3,
 }  # fmt: skip
-# Kernels of the library synchronize in ways of their own. "one_tile": of a test.
-OURS = ["--kernel-name", "kernel_substring=imp", "--kernel-name", "kernel_substring=one_tile"]
+# Kernels of the library synchronize in ways of their own. Names are mangled: imp::cuda; "one_tile" is of a test.
+OURS = ["--kernel-name", "kernel_substring=3imp4cuda", "--kernel-name", "kernel_substring=one_tile"]
 OPTIONS: dict[str, list[str]] = {"memcheck": [], "racecheck": OURS, "initcheck": [], "synccheck": OURS}
 CASE = re.compile(r"^([\d.]+) s: (.*)$", re.MULTILINE)
 FEW = "IMP_TEST_FEW"  # tests then take few shapes (tests/support/few.h)
@@ -156,10 +156,8 @@ class Share:
     first: int  # from 1
     names: tuple[str, ...]
 
-    def command(self, tool: str) -> list[str]:
-        checked = (
-            [] if tool == TRACE else ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *OPTIONS[tool]]
-        )
+    def command(self, tool: str, sanitizer: str = "compute-sanitizer") -> list[str]:
+        checked = [] if tool == TRACE else [sanitizer, "--tool", tool, "--error-exitcode", "1", *OPTIONS[tool]]
         last = self.first + len(self.names) - 1
         return [
             *checked,
@@ -277,6 +275,21 @@ def by_program(
     return results, seconds
 
 
+def find_sanitizer() -> str:
+    """compute-sanitizer of this Python's packages, which is younger than most toolkits', or the one on the path."""
+    found = [path for entry in sys.path for path in Path(entry or ".").glob("nvidia/*/compute-sanitizer/*")]
+    return next((str(path) for path in found if path.name == "compute-sanitizer"), "compute-sanitizer")
+
+
+def sanitizer_version(sanitizer: str) -> str:
+    try:
+        words = subprocess.run([sanitizer, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"gpu_test: {sanitizer} does not run ({error}); pip install nvidia-cuda-sanitizer-api")
+    version = re.search(r"Version ([\d.]+)", words)
+    return version[1] if version else "unknown"
+
+
 def failed_of(results: dict[str, dict[str, Any]]) -> list[str]:
     return [name for name, result in results.items() if result["exit"] != 0]
 
@@ -306,7 +319,7 @@ def sanitize(
             if time.monotonic() > args.end or (tool == TRACE and not library):
                 return NOT_RUN
             env = {FEW: "1", "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)], **(tracing if tool == TRACE else {})}
-            return run(share.key(tool), share.command(tool), args.limit, env)
+            return run(share.key(tool), share.command(tool, args.sanitizer), args.limit, env)
 
         with ThreadPoolExecutor(args.jobs) as pool:
             running = {
@@ -351,6 +364,7 @@ def main() -> int:
     parser.add_argument("--sanitize", action="store_true", help="under compute-sanitizer")
     parser.add_argument("--tool", choices=SANITIZERS, action="append", help="this sanitizer alone")
     parser.add_argument("--jobs", type=int, default=1, help="programs at a time")
+    parser.add_argument("--sanitizer", help="program; without: of this Python's packages, else the one on the path")
     parser.add_argument("--commit", default=None, help="name of the commit, where the programs were built elsewhere")
     parser.add_argument("--limit", type=float, default=600, help="seconds a program may take")
     parser.add_argument("--deadline", type=float, default=3600, help="seconds after which no further case is begun")
@@ -374,6 +388,8 @@ def main() -> int:
         path.write_text(json.dumps(report, indent=2) + "\n")
 
     if args.sanitize:
+        args.sanitizer = args.sanitizer or find_sanitizer()
+        report["sanitizer"] = sanitizer_version(args.sanitizer)
         before = json.loads(path.read_text()).get("seconds_of_cases", {}) if path.is_file() else {}
         found = sanitize(programs, args, before, save)
     else:

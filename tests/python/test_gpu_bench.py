@@ -180,6 +180,7 @@ def test_sanitizer_commands(tool: ModuleType, tmp_path: Path) -> None:
     assert work[0][1] == "racecheck"  # the slowest first
     commands = {share.key(tool): share.command(tool) for share, tool in work}
     assert commands["cuda_test_model/memcheck/1"][:3] == ["compute-sanitizer", "--tool", "memcheck"]
+    assert work[0][0].command("memcheck", "/else/where")[0] == "/else/where"
     assert commands["cuda_test_model/memcheck/1"][-2:] == ["--first=1", "--last=2"]
     assert commands["cuda_test_linear/trace/2"][0] == str(programs[2])
     assert commands["cuda_test_linear/trace/2"][-2:] == ["--first=2", "--last=2"]
