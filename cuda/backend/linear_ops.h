@@ -57,10 +57,16 @@ struct LinearProblem {
   bool gated = false;             // gate and up
 };
 
-using LinearLaunch = void (*)(const LinearContext&, const LinearArgs&);
-const KernelTable<LinearProblem, LinearLaunch>& linear_table();
+/// How a candidate computes a linear.
+struct LinearKernel {
+  void (*run)(const LinearContext&, const LinearArgs&);
+  /// Whether outputs in these two layouts go to run() together; null: only outputs of one format do.
+  bool (*mixes)(PackedLayout, PackedLayout) = nullptr;
+};
+const KernelTable<LinearProblem, LinearKernel>& linear_table();
 
-/// Runs a linear with the best candidate; outputs of different formats run one after another.
+/// Runs a linear with the best candidate. Outputs of different formats run together where it mixes them, else one
+/// after another.
 void run_linear(const LinearContext& context, const LinearArgs& args, std::string_view forced);
 
 }  // namespace imp::cuda

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <span>
 
 #include "backend/bf16_gemm.h"
 #include "backend/dequant_gemm.h"
@@ -19,6 +21,20 @@ bool is_float(WeightFormat format) {
 }
 
 PackedLayout layout_of(const LinearOutput& output) { return static_cast<PackedLayout>(output.weight.layout); }
+std::array<PackedLayout, 3> layouts_of(const LinearArgs& args) {
+  std::array<PackedLayout, 3> layouts = {};
+  std::ranges::transform(args.outputs, layouts.begin(), layout_of);
+  return layouts;
+}
+
+/// The switches of every kernel that multiplies the weights' integers as they are.
+const char* reject_integers(const LinearProblem& p) {
+  if (p.switches.no_mmvq) return "gemm.no_mmvq is set";
+  if (p.switches.no_dp4a_gemv && p.m <= kGemvMaxTokens) return "gemm.no_dp4a_gemv is set";
+  if (p.switches.no_dp4a_lm && p.role == LinearRole::lm_head) return "gemm.no_dp4a_lm is set";
+  if (p.switches.no_mmvq_q8_0 && p.format == WeightFormat::q8_0) return "gemm.no_mmvq_q8_0 is set";
+  return nullptr;
+}
 
 const char* reject_gemv_dp4a(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
@@ -28,16 +44,10 @@ const char* reject_gemv_dp4a(const LinearProblem& p) {
   if (p.k % 32 != 0) return "k is not a multiple of 32";
   if (gemv_dp4a_shared_bytes(static_cast<int>(p.k), static_cast<int>(p.m)) + kGemvStaticBytes > p.max_shared_bytes)
     return "activations do not fit into shared memory";
-  if (p.switches.no_mmvq) return "gemm.no_mmvq is set";
-  if (p.switches.no_dp4a_gemv) return "gemm.no_dp4a_gemv is set";
-  if (p.switches.no_dp4a_lm && p.role == LinearRole::lm_head) return "gemm.no_dp4a_lm is set";
-  if (p.switches.no_mmvq_q8_0 && p.format == WeightFormat::q8_0) return "gemm.no_mmvq_q8_0 is set";
-  return nullptr;
+  return reject_integers(p);
 }
 void launch_gemv_dp4a(const LinearContext& context, const LinearArgs& args) {
-  PackedLayout layouts[3];
-  for (size_t i = 0; i < args.outputs.size(); ++i) layouts[i] = layout_of(args.outputs[i]);
-  gemv_dp4a(layouts, gemv_args(args), context.launch);
+  gemv_dp4a(layouts_of(args).data(), gemv_args(args), context.launch);
 }
 
 const char* reject_gemv_rows(const LinearProblem& p) {
@@ -60,19 +70,6 @@ constexpr int64_t kImmaFewestTokens = 3, kImmaSmallTokens = 64, kImmaMostTokens 
 constexpr int64_t kImmaCheapTokens = 16;    // formats that take more to expand stop here beside a bf16 copy
 constexpr int64_t kImmaPrefillTokens = 64;  // from here on gemm.q8_imma_enabled decides for Q8_0
 
-bool imma_is_cheap(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::q8_0:
-    case WeightFormat::q4_k:
-    case WeightFormat::q4_0:
-    case WeightFormat::q4_1:
-    case WeightFormat::iq4_nl:
-    case WeightFormat::iq4_xs:
-    case WeightFormat::mxfp4: return true;
-    default: return false;
-  }
-}
-
 const char* reject_gemm_imma(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
   if (p.mixed) return "gate and up are stored in different formats";
@@ -81,7 +78,7 @@ const char* reject_gemm_imma(const LinearProblem& p) {
   const bool asked_for = p.format == WeightFormat::q4_k && p.switches.q4k_imma_prefill;
   if (p.bf16_copy && !asked_for) {
     if (p.m >= kBf16CopyTokens) return "products of a bf16 copy are faster from 33 tokens on";
-    if (p.m > kImmaCheapTokens && !imma_is_cheap(p.format))
+    if (p.m > kImmaCheapTokens && !imma_is_cheap(packed_layout_of(p.format)))
       return "products of a bf16 copy are faster from 17 tokens on in this format";
   }
   if (p.m > kImmaMostTokens && !asked_for) return "more than 128 tokens";
@@ -93,14 +90,11 @@ const char* reject_gemm_imma(const LinearProblem& p) {
     return "gemm.q4k_hmma_enabled is set";
   if (p.m >= kImmaPrefillTokens && p.format == WeightFormat::q8_0 && !p.switches.q8_imma)
     return "gemm.q8_imma_enabled is off";
-  if (p.switches.no_mmvq) return "gemm.no_mmvq is set";
-  if (p.switches.no_dp4a_gemv && p.m <= kGemvMaxTokens) return "gemm.no_dp4a_gemv is set";
-  if (p.switches.no_dp4a_lm && p.role == LinearRole::lm_head) return "gemm.no_dp4a_lm is set";
-  if (p.switches.no_mmvq_q8_0 && p.format == WeightFormat::q8_0) return "gemm.no_mmvq_q8_0 is set";
+  if (const char* reason = reject_integers(p)) return reason;
   return imma_reject(packed_layout_of(p.format), p.m, p.max_shared_bytes);
 }
 void launch_gemm_imma(const LinearContext& context, const LinearArgs& args) {
-  gemm_imma(static_cast<PackedLayout>(args.outputs[0].weight.layout), args, context.imma, context.launch);
+  gemm_imma(layout_of(args.outputs[0]), args, context.imma, context.launch);
 }
 
 // From here on it is faster than the GEMV of dot products (docs/performance.md).
@@ -111,36 +105,40 @@ const char* reject_gemv_mma(const LinearProblem& p) {
   if (p.bf16_activations) return "activations are bf16";
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.m < kGemvMmaFewestTokens) return "fewer than 3 tokens";
-  if (p.switches.no_mmvq) return "gemm.no_mmvq is set";
-  if (p.switches.no_dp4a_gemv && p.m <= kGemvMaxTokens) return "gemm.no_dp4a_gemv is set";
-  if (p.switches.no_dp4a_lm && p.role == LinearRole::lm_head) return "gemm.no_dp4a_lm is set";
-  if (p.switches.no_mmvq_q8_0 && p.format == WeightFormat::q8_0) return "gemm.no_mmvq_q8_0 is set";
+  if (const char* reason = reject_integers(p)) return reason;
   return gemv_mma_reject(packed_layout_of(p.format), p.m, p.k, p.max_shared_bytes);
 }
 void launch_gemv_mma(const LinearContext& context, const LinearArgs& args) {
-  PackedLayout layouts[3];
-  for (size_t i = 0; i < args.outputs.size(); ++i) layouts[i] = layout_of(args.outputs[i]);
-  gemv_mma(layouts, args, context.imma, context.launch);
+  gemv_mma(layouts_of(args).data(), args, context.imma, context.launch);
 }
 
-constexpr Candidate<LinearProblem, LinearLaunch> kLinear[] = {
-    {"gemv_mma", reject_gemv_mma, launch_gemv_mma},
-    {"gemm_imma", reject_gemm_imma, launch_gemm_imma},
-    {"gemm_hmma", reject_gemm_hmma, launch_gemm_hmma},
-    {"gemv_dp4a", reject_gemv_dp4a, launch_gemv_dp4a},
-    {"gemv_rows", reject_gemv_rows, launch_gemv_rows},
-    {"cublaslt_fp8", reject_fp8_gemm, launch_fp8_gemm},
-    {"cublaslt_bf16", reject_bf16_gemm, launch_bf16_gemm},
-    {"dequant_gemm_f16", reject_f16_gemm, launch_f16_gemm},
-    {"gemm_wgmma", reject_gemm_wgmma, launch_gemm_wgmma},
-    {"dequant_gemm_bf16", reject_dequant_gemm, launch_dequant_gemm},
-};
-constexpr KernelTable<LinearProblem, LinearLaunch> kLinearTable{"linear", kLinear};
+/// Of products that expand each weight by itself.
+bool mixes_all(PackedLayout, PackedLayout) { return true; }
 
-bool one_layout(const LinearArgs& args) {
-  for (const LinearOutput& output : args.outputs)
-    if (output.weight.format != args.outputs[0].weight.format) return false;
-  return true;
+constexpr Candidate<LinearProblem, LinearKernel> kLinear[] = {
+    {"gemv_mma", reject_gemv_mma, {launch_gemv_mma, gemv_mma_mixes}},
+    {"gemm_imma", reject_gemm_imma, {launch_gemm_imma}},
+    {"gemm_hmma", reject_gemm_hmma, {launch_gemm_hmma}},
+    {"gemv_dp4a", reject_gemv_dp4a, {launch_gemv_dp4a, gemv_dp4a_mixes}},
+    {"gemv_rows", reject_gemv_rows, {launch_gemv_rows}},
+    {"cublaslt_fp8", reject_fp8_gemm, {launch_fp8_gemm, mixes_all}},
+    {"cublaslt_bf16", reject_bf16_gemm, {launch_bf16_gemm, mixes_all}},
+    {"dequant_gemm_f16", reject_f16_gemm, {launch_f16_gemm, mixes_all}},
+    {"gemm_wgmma", reject_gemm_wgmma, {launch_gemm_wgmma, mixes_all}},
+    {"dequant_gemm_bf16", reject_dequant_gemm, {launch_dequant_gemm, mixes_all}},
+};
+constexpr KernelTable<LinearProblem, LinearKernel> kLinearTable{"linear", kLinear};
+
+bool one_format(std::span<const LinearOutput> outputs) {
+  return std::ranges::all_of(outputs,
+                             [&](const LinearOutput& o) { return o.weight.format == outputs[0].weight.format; });
+}
+
+bool mixes(const LinearKernel& kernel, std::span<const LinearOutput> outputs) {
+  return kernel.mixes && std::ranges::all_of(outputs, [&](const LinearOutput& a) {
+           return std::ranges::all_of(outputs,
+                                      [&](const LinearOutput& b) { return kernel.mixes(layout_of(a), layout_of(b)); });
+         });
 }
 
 bool has_copies(const LinearContext& context, const LinearArgs& args) {
@@ -157,7 +155,7 @@ LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, c
           .k = args.x.cols,
           .max_shared_bytes = context.launch.max_shared_bytes,
           .switches = context.switches,
-          .mixed = args.gated && !one_layout(args),
+          .mixed = args.gated && !one_format(args.outputs),
           .bf16_activations = args.x.dtype == DType::bf16 || args.outputs[0].y.dtype == DType::bf16,
           .fp8 = context.fp8 != nullptr,
           .bf16_copy = has_copies(context, args),
@@ -168,39 +166,24 @@ LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, c
 
 }  // namespace
 
-const KernelTable<LinearProblem, LinearLaunch>& linear_table() { return kLinearTable; }
+const KernelTable<LinearProblem, LinearKernel>& linear_table() { return kLinearTable; }
 
 void run_linear(const LinearContext& context, const LinearArgs& args, std::string_view forced) {
   if (args.tokens() == 0) return;
-  if (args.gated || one_layout(args)) {
-    const auto& entry = kLinearTable.select(problem_of(context, args, args.outputs[0]), forced);
-    return entry.launch(context, args);
-  }
-  const auto launch_of = [&](const LinearOutput& output) {
-    return kLinearTable.select(problem_of(context, args, output), forced).launch;
+  const auto candidate_of = [&](const LinearArgs& linear, const LinearOutput& output) -> const auto& {
+    return kLinearTable.select(problem_of(context, linear, output), forced);
   };
-  // Q4_K_M and Q5_K_M files store v in Q6_K in some layers: the GEMVs compute both in one launch.
-  const auto all_mix = [&](bool (*mixes)(PackedLayout, PackedLayout)) {
-    return std::ranges::all_of(args.outputs, [&](const LinearOutput& a) {
-      return std::ranges::all_of(args.outputs,
-                                 [&](const LinearOutput& b) { return mixes(layout_of(a), layout_of(b)); });
-    });
-  };
-  const LinearLaunch launch = launch_of(args.outputs[0]);
-  const bool takes_all = launch == launch_dequant_gemm || launch == launch_bf16_gemm || launch == launch_f16_gemm ||
-                         launch == launch_fp8_gemm || launch == launch_gemm_wgmma ||
-                         (launch == launch_gemv_dp4a && all_mix(gemv_dp4a_mixes)) ||
-                         (launch == launch_gemv_mma && all_mix(gemv_mma_mixes));
-  if (takes_all && std::ranges::all_of(args.outputs, [&](const LinearOutput& o) { return launch_of(o) == launch; }))
-    return launch(context, args);
-  // Other mixtures: outputs of one format together, the others after them.
+  const auto& first = candidate_of(args, args.outputs[0]);
+  const bool together =
+      args.gated || one_format(args.outputs) ||
+      (mixes(first.launch, args.outputs) &&
+       std::ranges::all_of(args.outputs, [&](const auto& output) { return &candidate_of(args, output) == &first; }));
+  if (together) return first.launch.run(context, args);
   LinearArgs part = args;
-  for (size_t begin = 0; begin < args.outputs.size();) {
-    size_t end = begin + 1;
-    while (end < args.outputs.size() && args.outputs[end].weight.format == args.outputs[begin].weight.format) ++end;
+  for (size_t begin = 0, end; begin < args.outputs.size(); begin = end) {
+    for (end = begin + 1; end < args.outputs.size() && one_format(args.outputs.subspan(begin, end + 1 - begin));) ++end;
     part.outputs = args.outputs.subspan(begin, end - begin);
-    kLinearTable.select(problem_of(context, part, part.outputs[0]), forced).launch(context, part);
-    begin = end;
+    candidate_of(part, part.outputs[0]).launch.run(context, part);
   }
 }
 

@@ -1,13 +1,7 @@
 // Rows of the embedding table, packed or not, in fp32.
-#include <cuda_bf16.h>
-
-#include "core/error.h"
-#include "device/codec_few_bits.cuh"
-#include "device/codec_five_bits.cuh"
-#include "device/nibble_codec.cuh"
-#include "device/packed_codecs.cuh"
 #include "device/pdl.cuh"
 #include "linear/dequantize.h"
+#include "linear/layout_codec.cuh"
 
 namespace imp::cuda {
 namespace {
@@ -52,29 +46,6 @@ __global__ __launch_bounds__(kThreads) void embed_rows_kernel(const void* table,
   const int64_t row = token_of(ids, drawn);
   for (int c = threadIdx.x; c < cols; c += kThreads)
     out[blockIdx.x * out_stride + c] = number_at(table, format, row * cols + c) * scale;
-}
-
-/// Calls `use` with the codec of a packed layout.
-template <class Use>
-void with_codec(PackedLayout layout, const Use& use) {
-  switch (layout) {
-    case PackedLayout::kQ8: return use(CodecQ8{});
-    case PackedLayout::kQ4K: return use(CodecQ4K{});
-    case PackedLayout::kQ6K: return use(CodecQ6K{});
-    case PackedLayout::kQ4_0: return use(CodecNibbles<NibbleQ4_0>{});
-    case PackedLayout::kQ4_1: return use(CodecNibbles<NibbleQ4_1>{});
-    case PackedLayout::kIQ4NL: return use(CodecNibbles<NibbleIQ4NL>{});
-    case PackedLayout::kIQ4XS: return use(CodecNibbles<NibbleIQ4XS>{});
-    case PackedLayout::kMXFP4: return use(CodecNibbles<NibbleMXFP4>{});
-    case PackedLayout::kNVFP4: return use(CodecNibbles<NibbleNVFP4>{});
-    case PackedLayout::kQ5K: return use(CodecQ5K{});
-    case PackedLayout::kQ5_0: return use(CodecQ5<false>{});
-    case PackedLayout::kQ5_1: return use(CodecQ5<true>{});
-    case PackedLayout::kQ3K: return use(CodecQ3K{});
-    case PackedLayout::kQ2K: return use(CodecQ2K{});
-    case PackedLayout::kRows: break;
-  }
-  fail(ErrorCode::internal, "this layout has no codec");
 }
 
 }  // namespace

@@ -5,18 +5,13 @@
 // to memory, that moves 3.5 to 3.9 TB/s of an H200, where a plain copy moves 3.8 to 4.1. Bytes moved, a
 // weight: those of the packed form (1.06 for Q8_0, 0.58 for Q4_K, 0.83 for Q6_K) and 2 written, which stay in L2 where
 // the slice is small enough.
-#include <cuda_bf16.h>
-
 #include <algorithm>
 #include <type_traits>
 
-#include "device/codec_few_bits.cuh"
-#include "device/codec_five_bits.cuh"
-#include "device/nibble_codec.cuh"
-#include "device/packed_codecs.cuh"
 #include "device/pdl.cuh"
 #include "device/vector8.cuh"
 #include "linear/dequantize.h"
+#include "linear/layout_codec.cuh"
 
 namespace imp::cuda {
 namespace {
@@ -28,9 +23,13 @@ __device__ __forceinline__ uint32_t byte_of(const uint2& bytes, int i) {
   return ((i < 4 ? bytes.x : bytes.y) >> (i % 4 * 8)) & 255;
 }
 
-// One struct a layout: load() fetches what weights 8 * part .. 8 * part + 7 of a block need, values() makes the numbers
-// that the codec of device/packed_codecs.cuh makes of them, in the same operations.
-struct PartQ8 {
+/// A fourth of a block, one struct a codec: load() fetches what weights 8 * part .. 8 * part + 7 need, values() makes
+/// the numbers that the codec makes of them, in the same operations.
+template <class Codec>
+struct Part;
+
+template <>
+struct Part<CodecQ8> {
   uint2 codes;
   uint16_t d;
 
@@ -45,7 +44,8 @@ struct PartQ8 {
   }
 };
 
-struct PartQ4K {
+template <>
+struct Part<CodecQ4K> {
   uint2 nibbles;
   uint16_t scale_min;
   uint32_t super;
@@ -63,7 +63,8 @@ struct PartQ4K {
   }
 };
 
-struct PartQ6K {
+template <>
+struct Part<CodecQ6K> {
   uint2 nibbles, pairs;
   uint16_t scale_pair, d;
 
@@ -88,7 +89,7 @@ struct PartQ6K {
 };
 
 template <class Format>
-struct PartNibbles {
+struct Part<CodecNibbles<Format>> {
   uint2 nibbles;
   uint32_t scale, super = 0;
 
@@ -107,7 +108,7 @@ struct PartNibbles {
 };
 
 /// 8 of 32 weights as FiveBits has them.
-struct PartFiveBits {
+struct FiveBitsPart {
   uint2 nibbles;
   uint32_t plane;
 
@@ -118,8 +119,9 @@ struct PartFiveBits {
   }
 };
 
-struct PartQ5K {
-  PartFiveBits codes;
+template <>
+struct Part<CodecQ5K> {
+  FiveBitsPart codes;
   uint16_t scale_min;
   uint32_t super;
 
@@ -141,9 +143,9 @@ struct PartQ5K {
 };
 
 template <bool kMin>
-struct PartQ5 {
+struct Part<CodecQ5<kMin>> {
   static constexpr int kScaleBytes = CodecQ5<kMin>::kScaleBytes;
-  PartFiveBits codes;
+  FiveBitsPart codes;
   uint32_t scale;
 
   __device__ __forceinline__ void load(const PackedView& w, int64_t row, int block, int part, int blocks_per_row) {
@@ -162,7 +164,8 @@ struct PartQ5 {
   }
 };
 
-struct PartQ2K {
+template <>
+struct Part<CodecQ2K> {
   uint2 codes;
   uint16_t scale_min;
   uint32_t super;
@@ -181,7 +184,8 @@ struct PartQ2K {
   }
 };
 
-struct PartQ3K {
+template <>
+struct Part<CodecQ3K> {
   CodecQ3K codec;
 
   __device__ __forceinline__ void load(const PackedView& w, int64_t row, int block, int, int blocks_per_row) {
@@ -199,7 +203,7 @@ struct PartQ3K {
   }
 };
 
-template <class Part, class Out>
+template <class Codec, class Out>
 __global__ __launch_bounds__(kThreads) void dequantize_rows_kernel(PackedView w, int64_t first_row, int rows, Out* out,
                                                                    float scale) {
   pdl_trigger();
@@ -208,7 +212,7 @@ __global__ __launch_bounds__(kThreads) void dequantize_rows_kernel(PackedView w,
   const int blocks_per_row = w.cols / 32;
   if (block >= blocks_per_row) return;
   const int row = blockIdx.x * kRows;
-  const auto convert = [&](const Part& weights, int r) {
+  const auto convert = [&](const Part<Codec>& weights, int r) {
     float values[8];
     weights.values(part, values);
 #pragma unroll
@@ -216,7 +220,7 @@ __global__ __launch_bounds__(kThreads) void dequantize_rows_kernel(PackedView w,
     store_8(out + static_cast<int64_t>(row + r) * w.cols + at * 8, values);
   };
   if (row + kRows <= rows) {
-    Part parts[kRows];
+    Part<Codec> parts[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) parts[r].load(w, first_row + row + r, block, part, blocks_per_row);
 #pragma unroll
@@ -224,7 +228,7 @@ __global__ __launch_bounds__(kThreads) void dequantize_rows_kernel(PackedView w,
     return;
   }
   for (int r = 0; row + r < rows; ++r) {
-    Part weights;
+    Part<Codec> weights;
     weights.load(w, first_row + row + r, block, part, blocks_per_row);
     convert(weights, r);
   }
@@ -262,12 +266,12 @@ void launch_rows(const WeightView& weight, int64_t first_row, int64_t rows, Out*
          static_cast<unsigned>((groups + kThreads - 1) / kThreads), kThreads, 0, in, groups, out);
 }
 
-template <class Part, class Out>
+template <class Codec, class Out>
 void launch_packed(const WeightView& weight, int64_t first_row, int64_t rows, Out* out, const LaunchContext& context) {
   const auto groups = static_cast<unsigned>(weight.cols / 8);
   const unsigned threads = std::min<unsigned>(kThreads, (groups + 31) / 32 * 32);
   const dim3 grid(static_cast<unsigned>((rows + kRows - 1) / kRows), (groups + threads - 1) / threads);
-  launch(context, name_of<Out>("dequantize_bf16", "dequantize_f16_rows"), dequantize_rows_kernel<Part, Out>, grid,
+  launch(context, name_of<Out>("dequantize_bf16", "dequantize_f16_rows"), dequantize_rows_kernel<Codec, Out>, grid,
          threads, 0, packed_view(weight), first_row, static_cast<int>(rows), out, weight.scale);
 }
 
@@ -275,26 +279,11 @@ template <class Out>
 void dequantize_rows(const WeightView& weight, int64_t first_row, int64_t rows, Out* out,
                      const LaunchContext& context) {
   if (rows == 0) return;
-  switch (static_cast<PackedLayout>(weight.layout)) {
-    case PackedLayout::kQ8: return launch_packed<PartQ8>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ4K: return launch_packed<PartQ4K>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ6K: return launch_packed<PartQ6K>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ4_0: return launch_packed<PartNibbles<NibbleQ4_0>>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ4_1: return launch_packed<PartNibbles<NibbleQ4_1>>(weight, first_row, rows, out, context);
-    case PackedLayout::kIQ4NL: return launch_packed<PartNibbles<NibbleIQ4NL>>(weight, first_row, rows, out, context);
-    case PackedLayout::kIQ4XS: return launch_packed<PartNibbles<NibbleIQ4XS>>(weight, first_row, rows, out, context);
-    case PackedLayout::kMXFP4: return launch_packed<PartNibbles<NibbleMXFP4>>(weight, first_row, rows, out, context);
-    case PackedLayout::kNVFP4: return launch_packed<PartNibbles<NibbleNVFP4>>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ5K: return launch_packed<PartQ5K>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ5_0: return launch_packed<PartQ5<false>>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ5_1: return launch_packed<PartQ5<true>>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ3K: return launch_packed<PartQ3K>(weight, first_row, rows, out, context);
-    case PackedLayout::kQ2K: return launch_packed<PartQ2K>(weight, first_row, rows, out, context);
-    case PackedLayout::kRows: break;
-  }
-  if (weight.format == WeightFormat::f32) return launch_rows<float>(weight, first_row, rows, out, context);
-  if (weight.format == WeightFormat::f16) return launch_rows<__half>(weight, first_row, rows, out, context);
-  launch_rows<__nv_bfloat16>(weight, first_row, rows, out, context);
+  const auto layout = static_cast<PackedLayout>(weight.layout);
+  if (layout == PackedLayout::kRows)
+    return with_number(weight.format,
+                       [&](auto number) { launch_rows<decltype(number)>(weight, first_row, rows, out, context); });
+  with_codec(layout, [&](auto codec) { launch_packed<decltype(codec)>(weight, first_row, rows, out, context); });
 }
 
 }  // namespace

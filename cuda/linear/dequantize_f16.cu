@@ -1,13 +1,6 @@
 // A whole prepared weight as f16 rows. One thread a block of 32 weights, or one a number where the weight is floats.
-#include <cuda_bf16.h>
-
-#include "core/error.h"
-#include "device/codec_few_bits.cuh"
-#include "device/codec_five_bits.cuh"
-#include "device/nibble_codec.cuh"
-#include "device/packed_codecs.cuh"
 #include "linear/dequantize_f16.h"
-#include "linear/packed_weight.h"
+#include "linear/layout_codec.cuh"
 
 namespace imp::cuda {
 namespace {
@@ -58,29 +51,10 @@ void convert(const WeightView& weight, __half* out, const LaunchContext& context
 
 void dequantize_f16(const WeightView& weight, void* out, const LaunchContext& context) {
   auto* to = static_cast<__half*>(out);
-  switch (static_cast<PackedLayout>(weight.layout)) {
-    case PackedLayout::kQ8: return run<CodecQ8>(weight, to, context);
-    case PackedLayout::kQ4K: return run<CodecQ4K>(weight, to, context);
-    case PackedLayout::kQ6K: return run<CodecQ6K>(weight, to, context);
-    case PackedLayout::kQ4_0: return run<CodecNibbles<NibbleQ4_0>>(weight, to, context);
-    case PackedLayout::kQ4_1: return run<CodecNibbles<NibbleQ4_1>>(weight, to, context);
-    case PackedLayout::kIQ4NL: return run<CodecNibbles<NibbleIQ4NL>>(weight, to, context);
-    case PackedLayout::kIQ4XS: return run<CodecNibbles<NibbleIQ4XS>>(weight, to, context);
-    case PackedLayout::kMXFP4: return run<CodecNibbles<NibbleMXFP4>>(weight, to, context);
-    case PackedLayout::kNVFP4: return run<CodecNibbles<NibbleNVFP4>>(weight, to, context);
-    case PackedLayout::kQ5K: return run<CodecQ5K>(weight, to, context);
-    case PackedLayout::kQ5_0: return run<CodecQ5<false>>(weight, to, context);
-    case PackedLayout::kQ5_1: return run<CodecQ5<true>>(weight, to, context);
-    case PackedLayout::kQ3K: return run<CodecQ3K>(weight, to, context);
-    case PackedLayout::kQ2K: return run<CodecQ2K>(weight, to, context);
-    case PackedLayout::kRows: break;
-  }
-  switch (weight.format) {
-    case WeightFormat::f32: return convert<float>(weight, to, context);
-    case WeightFormat::f16: return convert<__half>(weight, to, context);
-    case WeightFormat::bf16: return convert<__nv_bfloat16>(weight, to, context);
-    default: fail(ErrorCode::internal, "this layout has no codec");
-  }
+  const auto layout = static_cast<PackedLayout>(weight.layout);
+  if (layout == PackedLayout::kRows)
+    return with_number(weight.format, [&](auto number) { convert<decltype(number)>(weight, to, context); });
+  with_codec(layout, [&](auto codec) { run<decltype(codec)>(weight, to, context); });
 }
 
 }  // namespace imp::cuda

@@ -1,51 +1,36 @@
-#include "linear/gemm_imma.h"
-
 #include <algorithm>
 
 #include "core/error.h"
+#include "linear/gemm_imma_kernels.h"
 #include "linear/token_codes.h"
 
 namespace imp::cuda {
+namespace {
 
-// One a layout, each in a .cu of its own so that they compile side by side.
-#define IMP_IMMA_LAYOUT(name)                                         \
-  const char* imma_reject_##name(int tile, int64_t max_shared_bytes); \
-  void gemm_imma_##name(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context);
-IMP_IMMA_LAYOUT(q8)
-IMP_IMMA_LAYOUT(q4k)
-IMP_IMMA_LAYOUT(q6k)
-IMP_IMMA_LAYOUT(q4_0)
-IMP_IMMA_LAYOUT(q4_1)
-IMP_IMMA_LAYOUT(iq4nl)
-IMP_IMMA_LAYOUT(iq4xs)
-IMP_IMMA_LAYOUT(mxfp4)
-IMP_IMMA_LAYOUT(nvfp4)
-IMP_IMMA_LAYOUT(q5k)
-IMP_IMMA_LAYOUT(q5_0)
-IMP_IMMA_LAYOUT(q5_1)
-IMP_IMMA_LAYOUT(q3k)
-IMP_IMMA_LAYOUT(q2k)
-#undef IMP_IMMA_LAYOUT
+constexpr const ImmaKernel* kKernels[] = {&imma_q8,    &imma_q4k,   &imma_q6k,   &imma_q4_0,  &imma_q4_1,
+                                          &imma_iq4nl, &imma_iq4xs, &imma_mxfp4, &imma_nvfp4, &imma_q5k,
+                                          &imma_q5_0,  &imma_q5_1,  &imma_q3k,   &imma_q2k};
+
+/// Null where a layout has none.
+const ImmaKernel* kernel_of(PackedLayout layout) {
+  const auto found = std::ranges::find(kKernels, layout, &ImmaKernel::layout);
+  return found == std::end(kKernels) ? nullptr : *found;
+}
+
+/// The tile for so many tokens, or -1.
+int choose_tile(PackedLayout layout, int64_t tokens, int64_t max_shared_bytes) {
+  const ImmaKernel* kernel = kernel_of(layout);
+  if (!kernel) return -1;
+  int tile = tokens <= 8 ? 0 : tokens <= 16 ? 1 : tokens <= 32 ? 2 : kernel->traits.widest;
+  while (tile >= 0 && kernel->reject(tile, max_shared_bytes)) --tile;
+  return tile;
+}
+
+}  // namespace
 
 const char* imma_reject_tile(int index, PackedLayout layout, int64_t max_shared_bytes) {
-  switch (layout) {
-    case PackedLayout::kQ8: return imma_reject_q8(index, max_shared_bytes);
-    case PackedLayout::kQ4K: return imma_reject_q4k(index, max_shared_bytes);
-    case PackedLayout::kQ6K: return imma_reject_q6k(index, max_shared_bytes);
-    case PackedLayout::kQ4_0: return imma_reject_q4_0(index, max_shared_bytes);
-    case PackedLayout::kQ4_1: return imma_reject_q4_1(index, max_shared_bytes);
-    case PackedLayout::kIQ4NL: return imma_reject_iq4nl(index, max_shared_bytes);
-    case PackedLayout::kIQ4XS: return imma_reject_iq4xs(index, max_shared_bytes);
-    case PackedLayout::kMXFP4: return imma_reject_mxfp4(index, max_shared_bytes);
-    case PackedLayout::kNVFP4: return imma_reject_nvfp4(index, max_shared_bytes);
-    case PackedLayout::kQ5K: return imma_reject_q5k(index, max_shared_bytes);
-    case PackedLayout::kQ5_0: return imma_reject_q5_0(index, max_shared_bytes);
-    case PackedLayout::kQ5_1: return imma_reject_q5_1(index, max_shared_bytes);
-    case PackedLayout::kQ3K: return imma_reject_q3k(index, max_shared_bytes);
-    case PackedLayout::kQ2K: return imma_reject_q2k(index, max_shared_bytes);
-    case PackedLayout::kRows: break;
-  }
-  return "no integer codes in this layout";
+  const ImmaKernel* kernel = kernel_of(layout);
+  return kernel ? kernel->reject(index, max_shared_bytes) : "no integer codes in this layout";
 }
 
 void gemm_imma_tile(int index, PackedLayout layout, const LinearArgs& args, const ImmaScratch& scratch,
@@ -55,23 +40,7 @@ void gemm_imma_tile(int index, PackedLayout layout, const LinearArgs& args, cons
     fail(ErrorCode::internal, "gemm_imma with tile ", index, ": ", reason);
   if (imma_tokens_bytes(args.tokens(), args.x.cols) > scratch.tokens_bytes)
     fail(ErrorCode::internal, "gemm_imma's scratch is too small for ", args.tokens(), " rows of ", args.x.cols);
-  switch (layout) {
-    case PackedLayout::kQ8: return gemm_imma_q8(index, args, scratch, context);
-    case PackedLayout::kQ4K: return gemm_imma_q4k(index, args, scratch, context);
-    case PackedLayout::kQ6K: return gemm_imma_q6k(index, args, scratch, context);
-    case PackedLayout::kQ4_0: return gemm_imma_q4_0(index, args, scratch, context);
-    case PackedLayout::kQ4_1: return gemm_imma_q4_1(index, args, scratch, context);
-    case PackedLayout::kIQ4NL: return gemm_imma_iq4nl(index, args, scratch, context);
-    case PackedLayout::kIQ4XS: return gemm_imma_iq4xs(index, args, scratch, context);
-    case PackedLayout::kMXFP4: return gemm_imma_mxfp4(index, args, scratch, context);
-    case PackedLayout::kNVFP4: return gemm_imma_nvfp4(index, args, scratch, context);
-    case PackedLayout::kQ5K: return gemm_imma_q5k(index, args, scratch, context);
-    case PackedLayout::kQ5_0: return gemm_imma_q5_0(index, args, scratch, context);
-    case PackedLayout::kQ5_1: return gemm_imma_q5_1(index, args, scratch, context);
-    case PackedLayout::kQ3K: return gemm_imma_q3k(index, args, scratch, context);
-    case PackedLayout::kQ2K: return gemm_imma_q2k(index, args, scratch, context);
-    case PackedLayout::kRows: break;
-  }
+  kernel_of(layout)->launch(index, args, scratch, context);
 }
 
 int64_t imma_tokens_bytes(int64_t tokens, int64_t cols) {
@@ -79,13 +48,22 @@ int64_t imma_tokens_bytes(int64_t tokens, int64_t cols) {
   return TokenCodes(64, 16, static_cast<int>((cols + 1023) / 1024 * 1024)).bytes(static_cast<int>(tokens));
 }
 
-/// The tile for so many tokens, or -1.
-int choose_tile(PackedLayout layout, int64_t tokens, int64_t max_shared_bytes) {
-  // Formats with more to do for a scale gain nothing from the wider tile.
-  const int widest = layout == PackedLayout::kQ8 ? 3 : 2;
-  int tile = tokens <= 8 ? 0 : tokens <= 16 ? 1 : tokens <= 32 ? 2 : widest;
-  while (tile >= 0 && imma_reject_tile(tile, layout, max_shared_bytes)) --tile;
-  return tile;
+bool imma_is_cheap(PackedLayout layout) {
+  const ImmaKernel* kernel = kernel_of(layout);
+  return kernel && kernel->traits.cheap;
+}
+
+int imma_splits(int tiles, int slabs, int64_t tile_bytes, const ImmaScratch& scratch, int num_sms) {
+  int best = 1;
+  double best_cost = 1e30;
+  for (int splits = 1; splits <= std::min(8, slabs); ++splits) {
+    if (splits > 1 && (tile_bytes * tiles * splits > scratch.partial_bytes || tiles > scratch.num_counters)) break;
+    const int rounds = (tiles * splits + num_sms - 1) / num_sms;
+    // A tile costs two slabs' time to start and to end; sums in memory cost about one slab's more.
+    const double cost = rounds * (double((slabs + splits - 1) / splits) + 2 + (splits > 1 ? 1.5 : 0));
+    if (cost < best_cost * 0.97) best = splits, best_cost = cost;
+  }
+  return best;
 }
 
 const char* imma_reject(PackedLayout layout, int64_t tokens, int64_t max_shared_bytes) {

@@ -29,6 +29,8 @@ void gemm_imma(PackedLayout layout, const LinearArgs& args, const ImmaScratch& s
 inline constexpr int64_t kImmaMaxTokens = 256;
 /// Null if it can run, else why not.
 const char* imma_reject(PackedLayout layout, int64_t tokens, int64_t max_shared_bytes);
+/// Whether few instructions expand a block of it.
+bool imma_is_cheap(PackedLayout layout);
 
 /// What ImmaScratch::tokens must hold for `tokens` rows of `cols`.
 int64_t imma_tokens_bytes(int64_t tokens, int64_t cols);

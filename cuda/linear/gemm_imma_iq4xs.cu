@@ -7,11 +7,6 @@ template <int kBlocks>
 using Format = FormatNibbles<NibbleIQ4XS, kBlocks>;
 }  // namespace
 
-const char* imma_reject_iq4xs(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<Format>(tile, max_shared_bytes);
-}
-void gemm_imma_iq4xs(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<Format>(tile, args, scratch, context);
-}
+const ImmaKernel imma_iq4xs = imma_kernel<Format>(PackedLayout::kIQ4XS, {.cheap = true});
 
 }  // namespace imp::cuda

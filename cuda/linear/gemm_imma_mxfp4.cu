@@ -7,11 +7,6 @@ template <int kBlocks>
 using Format = FormatNibbles<NibbleMXFP4, kBlocks>;
 }  // namespace
 
-const char* imma_reject_mxfp4(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<Format>(tile, max_shared_bytes);
-}
-void gemm_imma_mxfp4(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<Format>(tile, args, scratch, context);
-}
+const ImmaKernel imma_mxfp4 = imma_kernel<Format>(PackedLayout::kMXFP4, {.cheap = true});
 
 }  // namespace imp::cuda

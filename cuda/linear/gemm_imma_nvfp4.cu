@@ -7,11 +7,6 @@ template <int kBlocks>
 using Format = FormatNibbles<NibbleNVFP4, kBlocks>;
 }  // namespace
 
-const char* imma_reject_nvfp4(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<Format>(tile, max_shared_bytes);
-}
-void gemm_imma_nvfp4(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<Format>(tile, args, scratch, context);
-}
+const ImmaKernel imma_nvfp4 = imma_kernel<Format>(PackedLayout::kNVFP4);
 
 }  // namespace imp::cuda

@@ -3,11 +3,6 @@
 
 namespace imp::cuda {
 
-const char* imma_reject_q2k(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<FormatQ2K>(tile, max_shared_bytes);
-}
-void gemm_imma_q2k(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<FormatQ2K>(tile, args, scratch, context);
-}
+const ImmaKernel imma_q2k = imma_kernel<FormatQ2K>(PackedLayout::kQ2K);
 
 }  // namespace imp::cuda

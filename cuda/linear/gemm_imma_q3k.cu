@@ -3,11 +3,6 @@
 
 namespace imp::cuda {
 
-const char* imma_reject_q3k(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<FormatQ3K>(tile, max_shared_bytes);
-}
-void gemm_imma_q3k(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<FormatQ3K>(tile, args, scratch, context);
-}
+const ImmaKernel imma_q3k = imma_kernel<FormatQ3K>(PackedLayout::kQ3K);
 
 }  // namespace imp::cuda

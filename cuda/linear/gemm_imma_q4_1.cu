@@ -7,11 +7,6 @@ template <int kBlocks>
 using Format = FormatNibbles<NibbleQ4_1, kBlocks>;
 }  // namespace
 
-const char* imma_reject_q4_1(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<Format>(tile, max_shared_bytes);
-}
-void gemm_imma_q4_1(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<Format>(tile, args, scratch, context);
-}
+const ImmaKernel imma_q4_1 = imma_kernel<Format>(PackedLayout::kQ4_1, {.cheap = true});
 
 }  // namespace imp::cuda

@@ -3,11 +3,6 @@
 
 namespace imp::cuda {
 
-const char* imma_reject_q5_0(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<FormatQ5_0>(tile, max_shared_bytes);
-}
-void gemm_imma_q5_0(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<FormatQ5_0>(tile, args, scratch, context);
-}
+const ImmaKernel imma_q5_0 = imma_kernel<FormatQ5_0>(PackedLayout::kQ5_0);
 
 }  // namespace imp::cuda

@@ -3,11 +3,6 @@
 
 namespace imp::cuda {
 
-const char* imma_reject_q5_1(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<FormatQ5_1>(tile, max_shared_bytes);
-}
-void gemm_imma_q5_1(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<FormatQ5_1>(tile, args, scratch, context);
-}
+const ImmaKernel imma_q5_1 = imma_kernel<FormatQ5_1>(PackedLayout::kQ5_1);
 
 }  // namespace imp::cuda

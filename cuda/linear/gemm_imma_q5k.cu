@@ -3,11 +3,6 @@
 
 namespace imp::cuda {
 
-const char* imma_reject_q5k(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<FormatQ5K>(tile, max_shared_bytes);
-}
-void gemm_imma_q5k(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<FormatQ5K>(tile, args, scratch, context);
-}
+const ImmaKernel imma_q5k = imma_kernel<FormatQ5K>(PackedLayout::kQ5K);
 
 }  // namespace imp::cuda

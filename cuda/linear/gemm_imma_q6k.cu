@@ -2,11 +2,6 @@
 
 namespace imp::cuda {
 
-const char* imma_reject_q6k(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<FormatQ6K>(tile, max_shared_bytes);
-}
-void gemm_imma_q6k(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<FormatQ6K>(tile, args, scratch, context);
-}
+const ImmaKernel imma_q6k = imma_kernel<FormatQ6K>(PackedLayout::kQ6K);
 
 }  // namespace imp::cuda

@@ -2,11 +2,6 @@
 
 namespace imp::cuda {
 
-const char* imma_reject_q8(int tile, int64_t max_shared_bytes) {
-  return imma_reject_with<FormatQ8>(tile, max_shared_bytes);
-}
-void gemm_imma_q8(int tile, const LinearArgs& args, const ImmaScratch& scratch, const LaunchContext& context) {
-  launch_imma<FormatQ8>(tile, args, scratch, context);
-}
+const ImmaKernel imma_q8 = imma_kernel<FormatQ8>(PackedLayout::kQ8, {.cheap = true, .widest = 3});
 
 }  // namespace imp::cuda

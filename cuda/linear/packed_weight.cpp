@@ -1,55 +1,57 @@
 #include "linear/packed_weight.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "quant/format.h"
 
 namespace imp::cuda {
+namespace {
+
+/// Bytes that a layout has for each block, or for 8 of them, as packed_weight.h says.
+struct PackedFormat {
+  WeightFormat format;
+  PackedLayout layout;
+  int codes, scales = 0;  // a block
+  int padded_scales = 0;  // the same, where a row's begin on 16 bytes
+  int supers = 0;         // 8 blocks
+  int planes = 0;         // a block; in the place of supers, and a row's begin on 16 bytes
+};
+constexpr PackedFormat kPackedFormats[] = {
+    {.format = WeightFormat::q8_0, .layout = PackedLayout::kQ8, .codes = 32, .scales = 2},
+    {.format = WeightFormat::q4_k, .layout = PackedLayout::kQ4K, .codes = 16, .scales = 2, .supers = 4},
+    {.format = WeightFormat::q6_k, .layout = PackedLayout::kQ6K, .codes = 24, .scales = 2, .supers = 4},
+    {.format = WeightFormat::q4_0, .layout = PackedLayout::kQ4_0, .codes = 16, .padded_scales = 2},
+    {.format = WeightFormat::q4_1, .layout = PackedLayout::kQ4_1, .codes = 16, .padded_scales = 4},
+    {.format = WeightFormat::iq4_nl, .layout = PackedLayout::kIQ4NL, .codes = 16, .padded_scales = 2},
+    {.format = WeightFormat::iq4_xs, .layout = PackedLayout::kIQ4XS, .codes = 16, .padded_scales = 1, .supers = 4},
+    {.format = WeightFormat::mxfp4, .layout = PackedLayout::kMXFP4, .codes = 16, .padded_scales = 1},
+    {.format = WeightFormat::nvfp4, .layout = PackedLayout::kNVFP4, .codes = 16, .padded_scales = 2},
+    {.format = WeightFormat::q5_k, .layout = PackedLayout::kQ5K, .codes = 20, .scales = 2, .supers = 4},
+    {.format = WeightFormat::q5_0, .layout = PackedLayout::kQ5_0, .codes = 16, .padded_scales = 2, .planes = 4},
+    {.format = WeightFormat::q5_1, .layout = PackedLayout::kQ5_1, .codes = 16, .padded_scales = 4, .planes = 4},
+    {.format = WeightFormat::q3_k, .layout = PackedLayout::kQ3K, .codes = 12, .scales = 2, .supers = 4},
+    {.format = WeightFormat::q2_k, .layout = PackedLayout::kQ2K, .codes = 8, .scales = 2, .supers = 4},
+};
+
+}  // namespace
 
 PackedLayout packed_layout_of(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::f32:
-    case WeightFormat::f16:
-    case WeightFormat::bf16: return PackedLayout::kRows;
-    case WeightFormat::q8_0: return PackedLayout::kQ8;
-    case WeightFormat::q4_k: return PackedLayout::kQ4K;
-    case WeightFormat::q6_k: return PackedLayout::kQ6K;
-    case WeightFormat::q4_0: return PackedLayout::kQ4_0;
-    case WeightFormat::q4_1: return PackedLayout::kQ4_1;
-    case WeightFormat::iq4_nl: return PackedLayout::kIQ4NL;
-    case WeightFormat::iq4_xs: return PackedLayout::kIQ4XS;
-    case WeightFormat::mxfp4: return PackedLayout::kMXFP4;
-    case WeightFormat::nvfp4: return PackedLayout::kNVFP4;
-    case WeightFormat::q5_k: return PackedLayout::kQ5K;
-    case WeightFormat::q5_0: return PackedLayout::kQ5_0;
-    case WeightFormat::q5_1: return PackedLayout::kQ5_1;
-    case WeightFormat::q3_k: return PackedLayout::kQ3K;
-    case WeightFormat::q2_k: return PackedLayout::kQ2K;
-  }
-  fail(ErrorCode::internal, "no layout for this format");
+  if (info(format).block_elements == 1) return PackedLayout::kRows;
+  const auto packed = std::ranges::find(kPackedFormats, format, &PackedFormat::format);
+  if (packed == std::end(kPackedFormats)) fail(ErrorCode::internal, "no layout for ", info(format).name);
+  return packed->layout;
 }
 
 PackedSizes packed_sizes(PackedLayout layout, WeightFormat format, int64_t rows, int64_t cols) {
-  const int64_t blocks = rows * (cols / 32);
-  const auto padded = [&](int each) { return rows * padded_row_bytes(cols / 32, each); };
-  const int64_t supers = rows * ((cols + 255) / 256);
-  switch (layout) {
-    case PackedLayout::kRows: return {rows * row_bytes(format, cols), 0, 0};
-    case PackedLayout::kQ8: return {blocks * 32, blocks * 2, 0};
-    case PackedLayout::kQ4K: return {blocks * 16, blocks * 2, supers * 4};
-    case PackedLayout::kQ6K: return {blocks * 24, blocks * 2, supers * 4};
-    case PackedLayout::kQ4_0: return {blocks * 16, padded(2), 0};
-    case PackedLayout::kQ4_1: return {blocks * 16, padded(4), 0};
-    case PackedLayout::kIQ4NL: return {blocks * 16, padded(2), 0};
-    case PackedLayout::kIQ4XS: return {blocks * 16, padded(1), supers * 4};
-    case PackedLayout::kMXFP4: return {blocks * 16, padded(1), 0};
-    case PackedLayout::kNVFP4: return {blocks * 16, padded(2), 0};
-    case PackedLayout::kQ5K: return {blocks * 20, blocks * 2, supers * 4};
-    case PackedLayout::kQ5_0: return {blocks * 16, padded(2), padded(4)};
-    case PackedLayout::kQ5_1: return {blocks * 16, padded(4), padded(4)};
-    case PackedLayout::kQ3K: return {blocks * 12, blocks * 2, supers * 4};
-    case PackedLayout::kQ2K: return {blocks * 8, blocks * 2, supers * 4};
-  }
-  return {};
+  if (layout == PackedLayout::kRows) return {rows * row_bytes(format, cols), 0, 0};
+  const auto packed = std::ranges::find(kPackedFormats, layout, &PackedFormat::layout);
+  if (packed == std::end(kPackedFormats)) fail(ErrorCode::internal, "no sizes of this layout");
+  const int64_t blocks = cols / 32;
+  const auto row_of = [&](int each) { return padded_row_bytes(blocks, each); };
+  return {.codes_bytes = rows * blocks * packed->codes,
+          .scales_bytes = rows * (blocks * packed->scales + row_of(packed->padded_scales)),
+          .supers_bytes = rows * ((cols + 255) / 256 * packed->supers + row_of(packed->planes))};
 }
 
 PackedView packed_view(const WeightView& weight) {

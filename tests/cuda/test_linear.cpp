@@ -1216,7 +1216,7 @@ TEST_CASE("which tokens the GEMV of tensor cores takes, and which keys it heeds"
   for (F format : {F::q8_0, F::q4_k, F::q6_k}) CHECK(reason(format, 8, {}) == "chosen");
   CHECK(reason(F::q8_0, 2, {}) == "fewer than 3 tokens");
   CHECK(reason(F::q8_0, 17, {}) == "more than 16 tokens");
-  CHECK(reason(F::q5_k, 8, {}) == "not a layout of Q8_0, Q4_K or Q6_K");
+  CHECK(reason(F::q5_k, 8, {}) == "this layout has no gemv_mma kernel");
   CHECK(reason(F::bf16, 8, {}) == "weight is not a block format");
   CHECK(reason(F::q8_0, 8, {}, LinearRole::qkv, 4128) == "k is not a multiple of 256");
   CHECK(reason(F::q8_0, 16, {}, LinearRole::qkv, 32768) == "activations do not fit into shared memory");
