@@ -8,8 +8,6 @@
 
 namespace imp::cuda {
 
-__device__ inline float half_bits(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
-
 /// The small integers of 32 weights.
 struct PackGroup {
   int8_t q[32];
@@ -59,8 +57,48 @@ struct PackTarget {
   int blocks_per_row;
 };
 
-inline constexpr int kPackThreads = 128;
+/// Which block of the target a thread packs.
+struct PackPlace {
+  int64_t index, row;
+  int block;  // of the row
 
-inline int pack_grid(int64_t total) { return static_cast<int>((total + kPackThreads - 1) / kPackThreads); }
+  __device__ int group() const { return block % 8; }  // of the 8 that are one block of a K format
+};
+
+/// The two bytes of scales of a block.
+__device__ inline void store_scales(const PackTarget& to, const PackPlace& at, int first, int second) {
+  to.scales[at.index * 2] = static_cast<uint8_t>(first);
+  to.scales[at.index * 2 + 1] = static_cast<uint8_t>(second);
+}
+/// What 8 blocks share, by the first of them.
+__device__ inline void store_super(const PackTarget& to, const PackPlace& at, uint16_t d) {
+  if (at.group() == 0) reinterpret_cast<uint16_t*>(to.supers)[at.index / 8 * 2] = d;
+}
+__device__ inline void store_super(const PackTarget& to, const PackPlace& at, uint16_t d, uint16_t dmin) {
+  if (at.group() != 0) return;
+  reinterpret_cast<uint16_t*>(to.supers)[at.index / 8 * 2] = d;
+  reinterpret_cast<uint16_t*>(to.supers)[at.index / 8 * 2 + 1] = dmin;
+}
+
+/// Packer::pack(source, to, place) for each of `total` blocks, which are whole rows.
+template <class Packer>
+__global__ void pack_kernel(const uint8_t* source, PackTarget to, int64_t total) {
+  const int64_t index = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  if (index >= total) return;
+  Packer::pack(source, to, {index, index / to.blocks_per_row, static_cast<int>(index % to.blocks_per_row)});
+}
+
+template <class Packer>
+void launch_pack(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
+  constexpr int kThreads = 128;
+  launch(context, "pack_weight", pack_kernel<Packer>, static_cast<unsigned>((total + kThreads - 1) / kThreads),
+         kThreads, 0, from, to, total);
+}
+
+// One a format; pack_weight.cu has the table.
+using PackLaunch = void(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context);
+PackLaunch pack_q4_0, pack_q4_1, pack_iq4_nl, pack_iq4_xs, pack_mxfp4, pack_nvfp4;
+PackLaunch pack_q5_k, pack_q5_0, pack_q5_1;
+PackLaunch pack_q3_k, pack_q2_k;
 
 }  // namespace imp::cuda

@@ -25,27 +25,21 @@ __device__ void store_nibbles(uint8_t* to, const PackedFiveBits& packed) {
   for (int j = 0; j < 16; ++j) to[j] = packed.nibbles[j];
 }
 
-__global__ void pack_q5k_kernel(const uint8_t* source, PackTarget to, int64_t total) {
-  const int64_t index = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  if (index >= total) return;
-  const int64_t row = index / to.blocks_per_row;
-  const int block = static_cast<int>(index % to.blocks_per_row), g = block % 8;
-  const auto b = fetch_block<BlockQ5K>(source, index / 8);
-  PackGroup group;
-  unpack_k_nibbles(b.qs, g, group);
-  for (int j = 0; j < 32; ++j) group.q[j] |= static_cast<int8_t>(((b.qh[j] >> g) & 1) << 4);
-  const PackedFiveBits packed = pack_codes(group.q);
-  uint8_t* base = to.codes + strip_base(row, block, to.blocks_per_row, 20);
-  store_nibbles(base + block % 32 * 16, packed);
-  reinterpret_cast<uint32_t*>(base + strip_width(block, to.blocks_per_row) * 16)[block % 32] = packed.plane;
-  const DeviceScaleMin sm = scale_min(b.scales, g);
-  to.scales[index * 2] = static_cast<uint8_t>(sm.scale);
-  to.scales[index * 2 + 1] = static_cast<uint8_t>(sm.min);
-  if (g == 0) {
-    reinterpret_cast<uint16_t*>(to.supers)[index / 8 * 2] = b.d;
-    reinterpret_cast<uint16_t*>(to.supers)[index / 8 * 2 + 1] = b.dmin;
+struct PackQ5K {
+  static __device__ void pack(const uint8_t* source, const PackTarget& to, const PackPlace& at) {
+    const auto b = fetch_block<BlockQ5K>(source, at.index / 8);
+    PackGroup group;
+    unpack_k_nibbles(b.qs, at.group(), group);
+    for (int j = 0; j < 32; ++j) group.q[j] |= static_cast<int8_t>(((b.qh[j] >> at.group()) & 1) << 4);
+    const PackedFiveBits packed = pack_codes(group.q);
+    uint8_t* base = to.codes + strip_base(at.row, at.block, to.blocks_per_row, 20);
+    store_nibbles(base + at.block % 32 * 16, packed);
+    reinterpret_cast<uint32_t*>(base + strip_width(at.block, to.blocks_per_row) * 16)[at.block % 32] = packed.plane;
+    const DeviceScaleMin sm = scale_min(b.scales, at.group());
+    store_scales(to, at, sm.scale, sm.min);
+    store_super(to, at, b.d, b.dmin);
   }
-}
+};
 
 __device__ void store_scale(uint8_t* row, int block, const BlockQ5_0& b) {
   reinterpret_cast<uint16_t*>(row)[block] = b.d;
@@ -56,32 +50,30 @@ __device__ void store_scale(uint8_t* row, int block, const BlockQ5_1& b) {
 }
 
 template <class Block, int kScaleBytes>
-__global__ void pack_q5_kernel(const uint8_t* source, PackTarget to, int64_t total) {
-  const int64_t index = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  if (index >= total) return;
-  const int64_t row = index / to.blocks_per_row;
-  const int block = static_cast<int>(index % to.blocks_per_row);
-  const auto b = fetch_block<Block>(source, index);
-  PackGroup group;
-  unpack_nibbles(b.qs, group);
-  add_fifth_bits(b.qh, group);
-  const PackedFiveBits packed = pack_codes(group.q);
-  store_nibbles(to.codes + index * 16, packed);
-  uint8_t* plane = to.supers + row * padded_row_bytes(to.blocks_per_row, 4);
-  reinterpret_cast<uint32_t*>(plane)[block] = packed.plane;
-  store_scale(to.scales + row * padded_row_bytes(to.blocks_per_row, kScaleBytes), block, b);
-}
+struct PackQ5 {
+  static __device__ void pack(const uint8_t* source, const PackTarget& to, const PackPlace& at) {
+    const auto b = fetch_block<Block>(source, at.index);
+    PackGroup group;
+    unpack_nibbles(b.qs, group);
+    add_fifth_bits(b.qh, group);
+    const PackedFiveBits packed = pack_codes(group.q);
+    store_nibbles(to.codes + at.index * 16, packed);
+    uint8_t* plane = to.supers + at.row * padded_row_bytes(to.blocks_per_row, 4);
+    reinterpret_cast<uint32_t*>(plane)[at.block] = packed.plane;
+    store_scale(to.scales + at.row * padded_row_bytes(to.blocks_per_row, kScaleBytes), at.block, b);
+  }
+};
 
 }  // namespace
 
-void pack_q5k(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
-  launch(context, "pack_q5k", pack_q5k_kernel, pack_grid(total), kPackThreads, 0, from, to, total);
+void pack_q5_k(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
+  launch_pack<PackQ5K>(from, to, total, context);
 }
 void pack_q5_0(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
-  launch(context, "pack_q5_0", pack_q5_kernel<BlockQ5_0, 2>, pack_grid(total), kPackThreads, 0, from, to, total);
+  launch_pack<PackQ5<BlockQ5_0, 2>>(from, to, total, context);
 }
 void pack_q5_1(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
-  launch(context, "pack_q5_1", pack_q5_kernel<BlockQ5_1, 4>, pack_grid(total), kPackThreads, 0, from, to, total);
+  launch_pack<PackQ5<BlockQ5_1, 4>>(from, to, total, context);
 }
 
 }  // namespace imp::cuda

@@ -1,8 +1,6 @@
 // Packing of the formats of device/nibble_formats.cuh.
-#include "core/error.h"
 #include "device/nibble_formats.cuh"
 #include "linear/pack_blocks.cuh"
-#include "linear/pack_weight.h"
 #include "linear/packed_weight.h"
 
 namespace imp::cuda {
@@ -70,41 +68,38 @@ __device__ uint8_t packed_byte(const uint8_t (&q)[32], int j) {
 }
 
 template <class Format, class Block, int kBlockWeights, bool kLookedUp>
-__global__ void pack_nibbles_kernel(const uint8_t* source, PackTarget to, int64_t total) {
-  const int64_t index = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-  if (index >= total) return;
-  const int64_t row = index / to.blocks_per_row;
-  const int block = static_cast<int>(index % to.blocks_per_row);
-  constexpr int kPer = kBlockWeights / 32;
-  Nibbles from;
-  take(fetch_block<Block>(source, index / kPer), static_cast<int>(index % kPer), from);
-  uint8_t* codes = to.codes + strip_base(row, block, to.blocks_per_row, 16) + block % 32 * 16;
-  for (int j = 0; j < 16; ++j) codes[j] = packed_byte<kLookedUp>(from.q, j);
-  constexpr int kScale = Format::kScaleBytes;
-  uint8_t* scale = to.scales + row * padded_row_bytes(to.blocks_per_row, kScale) + block * kScale;
-  for (int i = 0; i < kScale; ++i) scale[i] = static_cast<uint8_t>(from.scale >> (i * 8));
-  if (Format::kSupers && index % 8 == 0) reinterpret_cast<uint32_t*>(to.supers)[index / 8] = from.super;
-}
-
-template <class Format, class Block, int kBlockWeights, bool kLookedUp>
-void pack(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
-  launch(context, "pack_nibbles", pack_nibbles_kernel<Format, Block, kBlockWeights, kLookedUp>, pack_grid(total),
-         kPackThreads, 0, from, to, total);
-}
+struct PackNibbles {
+  static __device__ void pack(const uint8_t* source, const PackTarget& to, const PackPlace& at) {
+    constexpr int kPer = kBlockWeights / 32, kScale = Format::kScaleBytes;
+    Nibbles from;
+    take(fetch_block<Block>(source, at.index / kPer), static_cast<int>(at.index % kPer), from);
+    uint8_t* codes = to.codes + strip_base(at.row, at.block, to.blocks_per_row, 16) + at.block % 32 * 16;
+    for (int j = 0; j < 16; ++j) codes[j] = packed_byte<kLookedUp>(from.q, j);
+    uint8_t* scale = to.scales + at.row * padded_row_bytes(to.blocks_per_row, kScale) + at.block * kScale;
+    for (int i = 0; i < kScale; ++i) scale[i] = static_cast<uint8_t>(from.scale >> (i * 8));
+    if (Format::kSupers && at.index % 8 == 0) reinterpret_cast<uint32_t*>(to.supers)[at.index / 8] = from.super;
+  }
+};
 
 }  // namespace
 
-void pack_nibbles(WeightFormat format, const uint8_t* from, const PackTarget& to, int64_t total,
-                  const LaunchContext& context) {
-  switch (format) {
-    case WeightFormat::q4_0: return pack<NibbleQ4_0, BlockQ4_0, 32, false>(from, to, total, context);
-    case WeightFormat::q4_1: return pack<NibbleQ4_1, BlockQ4_1, 32, false>(from, to, total, context);
-    case WeightFormat::iq4_nl: return pack<NibbleIQ4NL, BlockIQ4NL, 32, true>(from, to, total, context);
-    case WeightFormat::iq4_xs: return pack<NibbleIQ4XS, BlockIQ4XS, 256, true>(from, to, total, context);
-    case WeightFormat::mxfp4: return pack<NibbleMXFP4, BlockMXFP4, 32, true>(from, to, total, context);
-    case WeightFormat::nvfp4: return pack<NibbleNVFP4, BlockNVFP4, 64, true>(from, to, total, context);
-    default: fail(ErrorCode::internal, "pack_nibbles has no ", info(format).name);
-  }
+void pack_q4_0(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
+  launch_pack<PackNibbles<NibbleQ4_0, BlockQ4_0, 32, false>>(from, to, total, context);
+}
+void pack_q4_1(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
+  launch_pack<PackNibbles<NibbleQ4_1, BlockQ4_1, 32, false>>(from, to, total, context);
+}
+void pack_iq4_nl(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
+  launch_pack<PackNibbles<NibbleIQ4NL, BlockIQ4NL, 32, true>>(from, to, total, context);
+}
+void pack_iq4_xs(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
+  launch_pack<PackNibbles<NibbleIQ4XS, BlockIQ4XS, 256, true>>(from, to, total, context);
+}
+void pack_mxfp4(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
+  launch_pack<PackNibbles<NibbleMXFP4, BlockMXFP4, 32, true>>(from, to, total, context);
+}
+void pack_nvfp4(const uint8_t* from, const PackTarget& to, int64_t total, const LaunchContext& context) {
+  launch_pack<PackNibbles<NibbleNVFP4, BlockNVFP4, 64, true>>(from, to, total, context);
 }
 
 }  // namespace imp::cuda
