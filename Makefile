@@ -8,10 +8,13 @@ PROMPT ?= Explain in two sentences why the sky is blue.
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-# What the installed package is made of; the stamps below are older than any of them when a rebuild is due.
-SOURCES := $(shell git ls-files 2>/dev/null -- cpp cuda python third_party CMakeLists.txt pyproject.toml README.md)
+# GPUs that the wheel and the CUDA tests are compiled for, where there is an nvcc: `make demo IMP_CUDA_ARCHITECTURES=89`.
+IMP_CUDA_ARCHITECTURES ?= 90a;120a
 
-.PHONY: demo test install test-cpp test-python lint format types tidy check asan bench cpu-build gpu-build gpu-test gpu-sanitize gpu-bench clean help
+# What the installed package is made of; the stamps below are older than any of them when a rebuild is due.
+SOURCES := $(shell git ls-files 2>/dev/null -- cmake cpp cuda python third_party CMakeLists.txt pyproject.toml README.md)
+
+.PHONY: FORCE demo test install test-cpp test-python lint format types tidy check asan bench cpu-build gpu-compiler gpu-build gpu-test gpu-sanitize gpu-bench clean help
 
 demo: install  ## build, install, fetch a small model and let it answer PROMPT="..."
 	@$(BIN)/imp pull $(MODEL)
@@ -31,10 +34,16 @@ $(VENV)/.build-tools: $(VENV)/.created pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check cmake ninja "nanobind>=2.4" "scikit-build-core>=0.11"
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.build-tools $(SOURCES)
+# Another list of GPUs is another wheel.
+$(VENV)/.architectures: $(VENV)/.created FORCE
+	@echo "$(IMP_CUDA_ARCHITECTURES)" | cmp -s - $@ || echo "$(IMP_CUDA_ARCHITECTURES)" >$@
+FORCE:
+
+$(VENV)/.installed: $(VENV)/.build-tools $(VENV)/.architectures $(SOURCES)
 	@echo "imp: building the wheel (a few minutes)"
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-	  --config-settings=build-dir=$(BUILD)/release --config-settings=cmake.define.IMP_BUILD_TESTS=OFF .
+	  --config-settings=build-dir=$(BUILD)/release --config-settings=cmake.define.IMP_BUILD_TESTS=OFF \
+	  "--config-settings=cmake.define.IMP_CUDA_ARCHITECTURES=$(IMP_CUDA_ARCHITECTURES)" .
 	@touch $@
 
 $(VENV)/.test-tools: $(VENV)/.created pyproject.toml
@@ -80,18 +89,22 @@ asan: $(VENV)/.build-tools  ## the C++ tests under AddressSanitizer and UBSan
 bench: install  ## prompt processing and generation speed of MODEL, as llama-bench prints it
 	@$(BIN)/imp bench $(MODEL)
 
-GPU_ARCHITECTURES ?= 90a;120a
-
 cpu-build: $(VENV)/.build-tools  ## the build of a machine without nvcc: compiles with the benchmarks, refuses CUDA in words, runs a model
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
 	  cmake --preset cpu -DIMP_DOCTEST_INCLUDE="$$doctest" >/dev/null && \
 	  cmake --build --preset cpu --parallel $(JOBS) --target exec_test_no_cuda engine_test_engine benchmarks && \
 	  ctest --preset cpu --no-tests=error -R "exec_test_no_cuda|engine_test_engine"
 
-gpu-build: $(VENV)/.build-tools  ## the CUDA tests, for GPU_ARCHITECTURES
+# All of one version: a newer part beside nvcc 13.0 does not fit it.
+gpu-compiler: $(VENV)/.created  ## nvcc by pip into .venv, for a machine without a CUDA toolkit; the next install uses it
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(foreach part,cuda-nvcc cuda-crt nvvm cuda-cccl cuda-runtime,"nvidia-$(part)==13.0.*")
+	@rm -f $(VENV)/.installed
+
+gpu-build: $(VENV)/.build-tools  ## the CUDA tests, for IMP_CUDA_ARCHITECTURES
 	@doctest=$$(sh tools/get_doctest.sh) && export PATH="$(abspath $(BIN)):$$PATH" && \
 	  cmake -S . -B $(BUILD)/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DIMP_CUDA=ON -DIMP_BUILD_TESTS=ON \
-	  "-DIMP_CUDA_ARCHITECTURES=$(GPU_ARCHITECTURES)" -DIMP_DOCTEST_INCLUDE="$$doctest" && \
+	  "-DIMP_CUDA_ARCHITECTURES=$(IMP_CUDA_ARCHITECTURES)" -DIMP_DOCTEST_INCLUDE="$$doctest" && \
 	  cmake --build $(BUILD)/gpu --target cuda_tests
 
 gpu-test: gpu-build  ## the CUDA tests on this machine's GPU, into bench/results/gpu-test-<gpu>.json

@@ -55,6 +55,7 @@ void bind_config(nb::module_& m) {
           [](Config& self, std::string_view key, std::string_view value, std::string_view origin,
              std::string_view detail) { self.set(key, value, origin_of(origin), detail); },
           nb::arg("key"), nb::arg("value"), nb::arg("origin") = "set", nb::arg("detail") = "")
+      .def("set_assignment", &Config::set_assignment, nb::arg("text"), "One --set: \"section.key=value\"")
       .def("get", &Config::get, nb::arg("key"))
       .def(
           "source",

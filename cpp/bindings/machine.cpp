@@ -1,11 +1,14 @@
 // imp._core: what this machine is, for `imp doctor` and `imp bench`.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
 #include "bindings/bind.h"
 #include "core/memory_bandwidth.h"
 #include "cpu/cpu_info.h"
 #include "cpu/isa.h"
+#include "engine/engine.h"
 #include "exec/backend.h"
 
 namespace imp::bindings {
@@ -16,7 +19,9 @@ void bind_machine(nb::module_& m) {
       "cpu_isa", [] { return std::string(cpu::isa_name(cpu::detect_isa())); },
       "The kernels that the CPU backend picks here: avx512, avx2 or reference");
   m.def("default_threads", &cpu::usable_cores, "Physical cores that this process may use");
-  m.def("why_no_cuda", &why_no_cuda, "One line, empty where a CUDA device can be used");
+  m.def("why_no_cuda", &why_no_cuda, nb::arg("device") = 0, "One line, empty where that CUDA device can be used");
+  m.def("cuda_device_of", &cuda_device_of, nb::arg("device"),
+        "The CUDA device that a text like \"cuda:1\" names; None for \"auto\" and \"cpu\"");
   nb::class_<CudaDevice>(m, "CudaDevice", "A CUDA device of this machine; versions are 1000 * major + 10 * minor")
       .def_ro("index", &CudaDevice::index)
       .def_ro("name", &CudaDevice::name)

@@ -135,13 +135,20 @@ std::optional<CoercedValue> coerce_unchecked(const OptionLimits& limits, std::st
   return std::nullopt;
 }
 
+/// ", at most N" where the text is a number beyond the N that allowed_text() leaves out.
+std::string upper_bound_text(const OptionLimits& limits, std::string_view text) {
+  const bool is_number = !text.empty() && text.find_first_not_of("0123456789_") == std::string_view::npos;
+  if (limits.type != OptionType::integer || !limits.choices.empty() || !is_number) return "";
+  return limits.max == OptionLimits{}.max ? cat(", at most ", limits.max) : "";
+}
+
 }  // namespace
 
 CoercedValue coerce(const OptionRow& row, std::string_view text, std::string_view where) {
   std::optional<CoercedValue> result = coerce_unchecked(row.limits, text);
   if (!result) {
     fail(ErrorCode::invalid_argument, where, ": ", row.key, " = ", quoted_text(text), " is not allowed: expected ",
-         allowed_text(row), " (default ", format_value(default_value(row)), ")");
+         allowed_text(row), upper_bound_text(row.limits, text), " (default ", format_value(default_value(row)), ")");
   }
   if (row.status == OptionStatus::pending && result->value != default_value(row)) {
     fail(ErrorCode::invalid_argument, where, ": ", row.key, " = ", format_value(result->value),

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/config.h"
@@ -55,6 +56,10 @@ struct EngineOptions {
   /// before the tokens of the one before are looked at. Tests and comparisons: the tokens are the same.
   std::string force_sampling = {};
 };
+
+/// The CUDA device that a text like EngineOptions::device names; nothing for "auto" and "cpu". Anything else is an
+/// invalid_argument error.
+std::optional<int> cuda_device_of(std::string_view device);
 
 /// One model on one device. Every method is called from one thread at a time; cancel() from any.
 /// submit() queues; step() runs one forward batch over what is queued and running.

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "core/log.h"
 #include "engine/draw_states.h"
 #include "engine/think_budget.h"
 #include "exec/load_weights.h"
+#include "formats/quoted.h"
 #include "model/arch.h"
 
 namespace imp {
@@ -31,27 +33,17 @@ class Stopwatch {
   Clock::time_point begin_ = Clock::now(), last_ = begin_;
 };
 
-int cuda_index(std::string_view device) {
-  if (device == "auto" || device == "cuda") return 0;
-  int index = -1;
-  const std::string_view digits = device.starts_with("cuda:") ? device.substr(5) : std::string_view{};
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
-  if (digits.empty() || error != std::errc{} || end != digits.data() + digits.size() || index < 0)
-    fail(ErrorCode::invalid_argument, "device \"", device, "\" is unknown; expected auto, cpu, cuda or cuda:N");
-  return index;
-}
-
 void choose_device(const EngineOptions& options, const Settings& settings, LoadedModel& model) {
   const BackendOptions backend{.settings = &settings,
                                .num_threads = options.num_threads,
                                .force_isa = options.force_isa,
                                .force_linear = options.force_linear};
   std::string reason = "asked for";
-  if (options.device != "cpu") {
-    const int index = cuda_index(options.device);
+  const std::optional<int> named = cuda_device_of(options.device);
+  if (named || options.device == "auto") {
     const std::string why_not = why_no_cuda();
-    if (why_not.empty() || options.device != "auto") {
-      model.backend = make_cuda_backend(backend, index);
+    if (named || why_not.empty()) {
+      model.backend = make_cuda_backend(backend, named.value_or(0));
       reason = options.device == "auto" ? "a CUDA device is there" : reason;
     } else {
       reason = why_not;
@@ -111,6 +103,7 @@ MemoryPlan settle_memory(const EngineOptions& options, const LoadedModel& model,
   const auto batch_size = static_cast<int32_t>(runtime.max_batch_size);
   const MemoryPlan plan = plan_memory({.device_free_bytes = model.backend->free_memory_bytes(),
                                        .device_total_bytes = model.backend->total_memory_bytes(),
+                                       .can_exceed_free = model.backend->memory_is_host(),
                                        .budget_bytes = options.memory_budget_bytes,
                                        .weight_bytes = prepared_bytes(model),
                                        .workspace_bytes = step_bytes(model, step_tokens, batch_size),
@@ -146,6 +139,17 @@ void allocate_kv(LoadedModel& model) {
 }
 
 }  // namespace
+
+std::optional<int> cuda_device_of(std::string_view device) {
+  if (device == "auto" || device == "cpu") return std::nullopt;
+  if (device == "cuda") return 0;
+  int index = -1;
+  const std::string_view digits = device.starts_with("cuda:") ? device.substr(5) : std::string_view{};
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+  if (digits.empty() || error != std::errc{} || end != digits.data() + digits.size() || index < 0)
+    fail(ErrorCode::invalid_argument, "device ", quoted(device), " is unknown; expected auto, cpu, cuda or cuda:N");
+  return index;
+}
 
 uint64_t tensor_bytes(const ModelFile& file) {
   uint64_t bytes = 0;

@@ -30,6 +30,34 @@ std::string reject_copies(const MemoryQuery& query, const MemoryPlan& plan) {
   return {};
 }
 
+void settle_budget(const MemoryQuery& query, MemoryPlan& plan) {
+  const uint64_t asked = query.budget_bytes, free = query.device_free_bytes;
+  if (asked == 0) {
+    plan.budget_bytes = free / 4 * 3;
+    plan.budget_origin = cat("3/4 of the free ", format_bytes(free));
+  } else if (asked <= free || query.can_exceed_free) {
+    plan.budget_bytes = asked;
+    plan.budget_origin = "asked for";
+  } else {
+    plan.budget_bytes = free;
+    plan.budget_origin = cat("all that is free; ", format_bytes(asked), " were asked for");
+  }
+}
+
+/// `plan` is without its KV cache, of which there is no room for `kv_tokens`.
+[[noreturn]] void refuse(const MemoryQuery& query, const MemoryPlan& plan, uint64_t kv_tokens) {
+  const uint64_t kv_bytes = kv_tokens / kKvBlockSize * query.kv.block_bytes();
+  const uint64_t needed = plan.total_bytes() + kv_bytes;
+  const bool is_there = needed <= query.device_free_bytes;
+  fail(ErrorCode::out_of_memory, "the model does not fit: weights ", format_bytes(plan.weight_bytes), ", workspace ",
+       format_bytes(plan.workspace_bytes), ", logits ", format_bytes(plan.logits_bytes), " and a KV cache of ",
+       kv_tokens, " tokens (", format_bytes(kv_bytes), ") need a budget of ", format_bytes_up(needed), ", found ",
+       format_bytes(plan.budget_bytes), " (", plan.budget_origin, "); ",
+       is_there ? cat("set the memory budget to ", format_bytes_up(needed), " or more")
+                : cat("free memory (", format_bytes(query.device_free_bytes),
+                      " are free), or take a smaller model or quantization"));
+}
+
 }  // namespace
 
 KvLayout kv_layout(const ModelSpec& spec) {
@@ -41,7 +69,7 @@ KvLayout kv_layout(const ModelSpec& spec) {
 
 MemoryPlan plan_memory(const MemoryQuery& query) {
   MemoryPlan plan;
-  plan.budget_bytes = query.budget_bytes ? query.budget_bytes : query.device_free_bytes / 4 * 3;
+  settle_budget(query, plan);
   plan.weight_bytes = query.weight_bytes;
   plan.workspace_bytes = query.workspace_bytes;
   plan.max_batch_size = query.max_batch_size;
@@ -55,14 +83,7 @@ MemoryPlan plan_memory(const MemoryQuery& query) {
   const auto affordable = static_cast<int64_t>(left / block_bytes);
   const int64_t wanted = query.max_seq_len > 0 ? query.max_seq_len : query.model_context;
   const int64_t shortest = blocks_for(std::min(wanted, kShortestContext));
-  if (affordable < shortest) {
-    fail(ErrorCode::out_of_memory, "the model does not fit: weights ", format_bytes(plan.weight_bytes), ", workspace ",
-         format_bytes(plan.workspace_bytes), ", logits ", format_bytes(plan.logits_bytes), " and a KV cache of ",
-         shortest * kKvBlockSize, " tokens (", format_bytes(static_cast<uint64_t>(shortest) * block_bytes),
-         ") need a budget of ", format_bytes(fixed + static_cast<uint64_t>(shortest) * block_bytes), ", found ",
-         format_bytes(plan.budget_bytes), query.budget_bytes ? " (asked for)" : " (3/4 of the free memory)",
-         "; raise the budget, free memory, or take a smaller model or quantization");
-  }
+  if (affordable < shortest) refuse(query, plan, static_cast<uint64_t>(shortest * kKvBlockSize));
   plan.max_seq_len = std::min(wanted, affordable * kKvBlockSize);
   if (plan.max_seq_len < wanted) {
     plan.reduction =
@@ -95,7 +116,7 @@ std::string MemoryPlan::table() const {
            " tokens"));
   if (prefill_copy_bytes > 0) line("copies", prefill_copy_bytes, "the layers' weights as bf16, for prompts");
   line("total", total_bytes(), "");
-  line("budget", budget_bytes, "");
+  line("budget", budget_bytes, budget_origin);
   if (!reduction.empty()) text += cat("  max_seq_len reduced: ", reduction, "\n");
   if (!no_copies.empty()) text += cat("  no bf16 copies of weights for prompts: ", no_copies, "\n");
   return text;

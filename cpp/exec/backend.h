@@ -183,8 +183,8 @@ struct BackendOptions {
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
 /// cuda/ defines it where CUDA was built in, exec/no_cuda.cpp where not: there it throws `unsupported`.
 std::unique_ptr<Backend> make_cuda_backend(const BackendOptions& options, int device);
-/// Null where a CUDA device can be used, else one line why not.
-std::string why_no_cuda();
+/// Empty where that CUDA device can be used, else one line why not.
+std::string why_no_cuda(int device = 0);
 
 /// A CUDA device as people ask about it. Versions are CUDA's, as 1000 * major + 10 * minor.
 struct CudaDevice {

@@ -2,7 +2,7 @@
 
 namespace imp {
 
-std::string why_no_cuda() { return "this build of imp has no CUDA backend"; }
+std::string why_no_cuda(int) { return "this build of imp has no CUDA backend"; }
 
 std::vector<CudaDevice> cuda_devices() { return {}; }
 

@@ -10,6 +10,8 @@
 namespace imp::cuda {
 namespace {
 
+constexpr int kLeastCapability = 80;  // bf16 tensor cores and cp.async
+
 std::string cuda_version(int version) { return cat(version / 1000, ".", version % 1000 / 10); }
 
 }  // namespace
@@ -42,9 +44,9 @@ bool has_kernels_for(const std::string& architectures, int major, int minor) {
     const size_t end = std::min(architectures.find(',', begin), architectures.size());
     const std::string one = architectures.substr(begin, end - begin);
     const int number = std::atoi(one.c_str());
-    // Code for 90a runs on 9.0 alone; code for 80 also on later minors of 8.
-    const bool exact = one.ends_with("a");
-    if (number / 10 == major && (exact ? number % 10 == minor : number % 10 <= minor)) return true;
+    // Code for 90a runs on 9.0 alone; code for 80 also on later minors of 8. Without its "a", code for 90 lacks wgmma.
+    const bool exact = one.ends_with("a"), lacks_wgmma = one == "90";
+    if (!lacks_wgmma && number / 10 == major && (exact ? number % 10 == minor : number % 10 <= minor)) return true;
     begin = end + 1;
   }
   return false;
@@ -61,9 +63,12 @@ std::string why_unusable(const DeviceFacts& facts) {
     return facts.num_devices == 1
                ? cat("there is no CUDA device ", facts.index, "; this machine has device 0 alone")
                : cat("there is no CUDA device ", facts.index, "; this machine has 0 to ", facts.num_devices - 1);
+  const int capability = 10 * facts.major + facts.minor;
+  if (capability < kLeastCapability)
+    return cat(facts.name, " is sm_", capability, ", and imp needs sm_", kLeastCapability, " or later");
   if (!has_kernels_for(facts.architectures, facts.major, facts.minor))
-    return cat(facts.name, " is sm_", facts.major, facts.minor, ", and this build has kernels for ",
-               facts.architectures, " only; build with IMP_CUDA_ARCHITECTURES=", facts.major, facts.minor);
+    return cat(facts.name, " is sm_", capability, ", and this build has kernels for ", facts.architectures,
+               " only; build with IMP_CUDA_ARCHITECTURES=", capability, capability == 90 ? "a" : "");
   return "";
 }
 

@@ -11,7 +11,7 @@ namespace imp {
 
 using namespace cuda;
 
-std::string why_no_cuda() { return why_unusable(device_facts(0)); }
+std::string why_no_cuda(int device) { return why_unusable(device_facts(device)); }
 
 std::vector<CudaDevice> cuda_devices() {
   std::vector<CudaDevice> devices;

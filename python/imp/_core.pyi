@@ -37,6 +37,9 @@ class Config:
 
     def set(self, key: str, value: str, origin: str = ..., detail: str = ...) -> None: ...
 
+    def set_assignment(self, text: str) -> None:
+        """One --set: "section.key=value\""""
+
     def get(self, key: str) -> bool | int | float | str: ...
 
     def source(self, key: str) -> tuple[str, str]:
@@ -508,8 +511,13 @@ def cpu_isa() -> str:
 def default_threads() -> int:
     """Physical cores that this process may use"""
 
-def why_no_cuda() -> str:
-    """One line, empty where a CUDA device can be used"""
+def why_no_cuda(device: int = ...) -> str:
+    """One line, empty where that CUDA device can be used"""
+
+def cuda_device_of(device: str) -> int | None:
+    """
+    The CUDA device that a text like "cuda:1" names; None for "auto" and "cpu\"
+    """
 
 class CudaDevice:
     """A CUDA device of this machine; versions are 1000 * major + 10 * minor"""

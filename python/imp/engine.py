@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from . import _core
 from ._collect import Collector
 from ._explain import Explanation
+from ._numbers import INT32_MAX, token_ids, whole_number
 from ._progress import progress_bar
 from ._steps import StepLoop
 from .chat import ChatTemplate, Message, RenderedChat, TemplateRenderer, missing_template
@@ -73,14 +74,16 @@ class Engine:
         ):
             if value is not None:
                 self._config.set(key, value, origin="api", detail=name)
+        if not isinstance(device, str):
+            raise InvalidArgumentError(f'device: expected "auto", "cpu", "cuda" or "cuda:N", found {device!r}')
         if log:
             _core.set_log_level("info")
         core = _core.Engine(
             _model_path(model),
             self._config.core,
             device=device,
-            num_threads=num_threads,
-            memory_budget_bytes=memory_budget_bytes,
+            num_threads=whole_number("num_threads", num_threads, -INT32_MAX, INT32_MAX),
+            memory_budget_bytes=whole_number("memory_budget_bytes", memory_budget_bytes, 0, 2**63 - 1),
         )
         self._num_threads = num_threads or _core.default_threads()
         self._loop = StepLoop(core)
@@ -186,7 +189,7 @@ class Engine:
 
     def _encode_prompt(self, prompt: Prompt, parse_special: bool) -> tuple[str | None, list[int]]:
         if not isinstance(prompt, str):
-            return None, [int(token) for token in prompt]
+            return None, token_ids(prompt)
         return prompt, self.tokenize(prompt, parse_special=parse_special)
 
     # ---- text
@@ -300,9 +303,13 @@ class Engine:
     # ---- scores
 
     def logits(self, ids: Sequence[int], all: bool = False) -> NDArray[np.float32]:  # noqa: A002
-        """The model's raw output after the last of `ids` [vocab_size], or after each [len(ids), vocab_size]."""
+        """The model's raw output after the last of `ids` [vocab_size], or after each [len(ids), vocab_size].
+
+        `ids` are one to max_model_len - 1 token ids; others are an InvalidArgumentError.
+        """
+        checked = token_ids(ids)
         with self._loop.exclusive() as core:
-            rows = core.logits(list(ids), all)
+            rows = core.logits(checked, all)
         return rows if all else rows[0]
 
     def perplexity(
@@ -313,9 +320,11 @@ class Engine:
     ) -> PerplexityResult:
         """Perplexity of a text in windows of `context` tokens, the first half of each not scored.
 
+        A window is 4 to max_model_len tokens, and the text at least two windows; others are an InvalidArgumentError.
         `progress` is called with (windows done, windows, value so far).
         """
-        ids = self.tokenize(text) if isinstance(text, str) else list(text)
+        whole_number("context", context, -INT32_MAX, INT32_MAX)
+        ids = self.tokenize(text) if isinstance(text, str) else token_ids(text)
         with self._loop.exclusive() as core:
             result = core.perplexity(ids, context, progress)
         return PerplexityResult(result.value, result.stderr, result.windows, result.scored_tokens)
@@ -380,8 +389,9 @@ class Engine:
 
     def explain(self, batch_sizes: Sequence[int] = (1, 8, 512)) -> Explanation:
         """For each op and batch size, the kernel that runs and why the others do not. Prints as a table."""
+        sizes = [whole_number("batch_sizes", size, -INT32_MAX, INT32_MAX) for size in batch_sizes]
         with self._loop.exclusive() as core:
-            return Explanation(json.loads(core.explain_json(list(batch_sizes))))
+            return Explanation(json.loads(core.explain_json(sizes)))
 
     # ---- end of life
 

@@ -84,7 +84,7 @@ class SamplingParams:
             try:
                 setattr(core, name, value)
             except (TypeError, OverflowError):
-                raise InvalidArgumentError(f"{name}: {value!r} is not a valid value") from None
+                raise InvalidArgumentError(f"{name}: expected {_expected(name)}, found {value!r}") from None
         return core
 
     def _core_values(self) -> dict[str, object]:
@@ -106,6 +106,22 @@ class SamplingParams:
 
 
 _FLOATS = frozenset(f.name for f in fields(SamplingParams) if isinstance(f.default, float))
+_FLAGS = frozenset(f.name for f in fields(SamplingParams) if isinstance(f.default, bool))
+
+
+def _expected(name: str) -> str:
+    """What a field holds, for a value that does not fit into it."""
+    if name in _FLOATS:
+        return "a number"
+    if name in _FLAGS:
+        return "True or False"
+    if name in ("stop_token_ids", "allowed_token_ids"):
+        return f"token ids of at most {_ANY_VOCAB - 1}"
+    if name in ("stop", "dry_sequence_breakers"):
+        return "strings"
+    if name == "logit_bias":
+        return f"{{token id: number}} with ids of at most {_ANY_VOCAB - 1}"
+    return "an integer from 0 to 2**64 - 1, or None" if name == "seed" else f"an integer of at most {2**31 - 1}"
 
 
 def _as_list(name: str, value: object) -> list[object]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from . import _core
+from ._numbers import token_ids
 from .errors import InvalidArgumentError
 
 
@@ -53,11 +54,11 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
-        return self._core.decode(list(ids), not skip_special_tokens)
+        return self._core.decode(token_ids(ids), not skip_special_tokens)
 
     def decode_bytes(self, ids: Sequence[int], skip_special_tokens: bool = False) -> bytes:
         """The exact bytes of `ids`."""
-        return self._core.decode_bytes(list(ids), not skip_special_tokens)
+        return self._core.decode_bytes(token_ids(ids), not skip_special_tokens)
 
     def piece(self, token_id: int) -> bytes:
         """The bytes that one token stands for; a control token gives its text."""

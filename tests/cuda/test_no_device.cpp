@@ -57,6 +57,14 @@ TEST_CASE("a device that can be used, and one line for each reason why another c
   CHECK(why_unusable(facts) ==
         "NVIDIA A100 is sm_80, and this build has kernels for 90a,120a only; build with "
         "IMP_CUDA_ARCHITECTURES=80");
+  facts = good();
+  facts.architectures = "90,120a";  // what is made for 90 without the "a" has no wgmma in it
+  CHECK(why_unusable(facts) ==
+        "NVIDIA H100 80GB HBM3 is sm_90, and this build has kernels for 90,120a only; build with "
+        "IMP_CUDA_ARCHITECTURES=90a");
+  facts = good();
+  facts.name = "Tesla V100", facts.major = 7;
+  CHECK(why_unusable(facts) == "Tesla V100 is sm_70, and imp needs sm_80 or later");
 }
 
 TEST_CASE("an architecture's code runs on later minors, unless it is for that one alone") {
@@ -68,6 +76,9 @@ TEST_CASE("an architecture's code runs on later minors, unless it is for that on
   CHECK_FALSE(has_kernels_for("86", 8, 0));
   CHECK_FALSE(has_kernels_for("80", 9, 0));
   CHECK_FALSE(has_kernels_for("", 9, 0));
+  CHECK_FALSE(has_kernels_for("90", 9, 0));
+  CHECK(has_kernels_for("90,90a", 9, 0));
+  CHECK(has_kernels_for("80,100f", 10, 3));
 }
 
 TEST_CASE("the backend of this machine: made, or refused with the reason") {
@@ -131,9 +142,11 @@ TEST_CASE("too little memory on a device: what it needs, what is there, and a bu
     text = error.what();
   }
   CHECK(text.find("the model does not fit: weights 8.0 GiB, workspace 1.0 GiB") == 0);
-  CHECK(text.find("need a budget of 9.1 GiB, found 4.5 GiB (3/4 of the free memory); raise the budget") !=
-        std::string::npos);
+  CHECK(
+      text.find("need a budget of 9.1 GiB, found 4.5 GiB (3/4 of the free 6.0 GiB); free memory (6.0 GiB are free)") !=
+      std::string::npos);
   CHECK(text.find('\n') == std::string::npos);
+  query.device_free_bytes = uint64_t{12} << 30;
   query.budget_bytes = static_cast<uint64_t>(9.2 * (1 << 30));
   const MemoryPlan plan = plan_memory(query);
   CHECK(plan.total_bytes() <= query.budget_bytes);
@@ -193,4 +206,13 @@ TEST_CASE("without a driver there are no devices to list, and nothing to measure
   if (why_no_cuda().empty()) return;
   for (const CudaDevice& device : cuda_devices()) CHECK(device.why_not != "");
   CHECK_THROWS_AS(cuda_read_bandwidth(0), Error);
+}
+
+TEST_CASE("each device is looked at by its own number") {
+  const size_t count = cuda_devices().size();
+  const std::string reason = why_no_cuda(1 << 20);
+  if (count > 0)
+    CHECK(reason.find(cat("there is no CUDA device ", 1 << 20)) == 0);
+  else
+    CHECK(reason == why_no_cuda());
 }

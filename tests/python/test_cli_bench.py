@@ -175,6 +175,8 @@ def test_csv_and_jsonl_carry_the_same_rows(tiny_llama: str, capsys: pytest.Captu
         (["-p", "9-1"], "does not go up"),
         (["-pg", "1"], "expected PP,TG"),
         (["-r", "0"], "--repetitions"),
+        (["-p", "8", "-n", "0", "--set", "runtime.max_seq_len=4"], "needs 8 tokens of context, and max_seq_len is 4"),
+        (["-t", "99999999999"], "num_threads: expected an integer"),
     ],
 )
 def test_wrong_bench_options(
@@ -222,6 +224,13 @@ def test_classic_bench_json(tiny_llama: str, capsys: pytest.CaptureFixture[str])
     assert result["dispatch"]["resolved"]["kv_dtype"] == "fp16"
     assert run_classic(*command) == 0
     assert "generate_ms" not in json.loads(capsys.readouterr().out)
+
+
+def test_classic_bench_keeps_a_length_that_was_set(tiny_llama: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["-m", tiny_llama, "--bench", "--bench-pp", "16", "--bench-reps", "1", "-n", "4", "-t", "1", "--json"]
+    for given, length in (([], 16 + 4 + 256), (["--max-seq-len", "40"], 40), (["--set", "runtime.max_seq_len=41"], 41)):
+        assert run_classic(*command, *given) == 0
+        assert json.loads(capsys.readouterr().out)["dispatch"]["resolved"]["max_seq_len"] == length
 
 
 def test_classic_bench_vram_is_the_total_alone(

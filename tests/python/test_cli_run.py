@@ -17,7 +17,7 @@ import pytest
 
 import imp
 from imp import models
-from imp.cli import exit_codes
+from imp.cli import common, exit_codes
 from imp.cli.app import run_app
 
 CUDA_REASON = imp._core.why_no_cuda()
@@ -173,8 +173,18 @@ def test_a_file_that_is_no_model_is_3(
         (["run", "{model}", ""], "the prompt is empty"),
         (["run", "{model}", "hi", "--raw", "--system", "x"], "--system needs a chat template"),
         (["run", "{model}", "hi", "--device", "vulkan"], 'device "vulkan" is unknown'),
+        (["run", "{model}", "hi", "--device", "cuda:x"], 'device "cuda:x" is unknown'),
+        (["run", "/no/model", "hi", "--device", "tpu"], 'device "tpu" is unknown; expected auto, cpu, cuda or cuda:N'),
         (["run", "{model}", "hi", "--threads", "9999"], "number of threads is 9999"),
-        (["run", "{model}", "hi", "--set", "nonsense"], "expected SECTION.KEY=VALUE"),
+        (["run", "{model}", "hi", "--threads", "99999999999"], "num_threads: expected an integer from"),
+        (["run", "{model}", "hi", "--max-tokens", "99999999999"], "expected an integer of at most 2147483647"),
+        (["run", "{model}", "hi", "--seed", "-1"], "seed: expected an integer from 0 to 2**64 - 1, or None, found -1"),
+        (["run", "{model}", "hi", "-c", "99999999999"], "--ctx-size: runtime.max_seq_len"),
+        (["run", "{model}", "hi", "-c", "9", "--set", "runtime.max_seq_len=8"], "--ctx-size and --set"),
+        (["run", "{model}", "hi", "--memory-budget", "lots"], "--memory-budget lots: expected a size like 8GiB"),
+        (["run", "{model}", "hi", "--memory-budget", "0"], "--memory-budget 0: expected a size like 8GiB"),
+        (["explain", "{model}", "--batch", "99999999999"], "batch_sizes: expected an integer from"),
+        (["run", "{model}", "hi", "--set", "nonsense"], "expected section.key=value"),
         (["run", "{model}", "hi", "--set", "kv_cache.dtyp=fp8"], "kv_cache.dtype"),
         (["run", "{model}", "hi", "--set", "kv_cache.dtype=fp8"], "not implemented yet"),
         (["run", "{model}", "hi", "--config", "/no/such.conf"], "/no/such.conf: no such configuration file"),
@@ -209,6 +219,51 @@ def test_wrong_usage_is_2(
 def test_a_device_that_is_not_there_is_4(device: str, tiny_llama: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["run", tiny_llama, "hi", "--device", device]) == exit_codes.DEVICE
     assert capsys.readouterr().err == f"imp: --device {device}: {CUDA_REASON}; use --device cpu\n"
+
+
+def test_each_device_is_looked_at_by_its_own_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imp._core, "why_no_cuda", lambda device=0: "" if device == 1 else f"number {device} is too old")
+    for usable in ("cpu", "auto", "cuda:1"):
+        common.check_device(usable)
+    for device, number in (("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)):
+        with pytest.raises(imp.CudaError, match=rf"^--device {device}: number {number} is too old; use --device cpu$"):
+            common.check_device(device)
+
+
+def test_a_memory_budget_is_kept_to_and_the_refusal_says_which_would_do(
+    tiny_llama: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("explain", tiny_llama, "--device", "cpu", "--json", "--memory-budget")
+    assert run_app([*command, "1MiB"]) == exit_codes.MEMORY
+    refusal = capsys.readouterr().err
+    assert refusal.startswith("imp: the model does not fit: weights ")
+    assert refusal.count("\n") == 1
+    advice = re.search(r"set the memory budget to (\d.*B) or more", refusal)
+    assert advice
+    plan = run_json(capsys, *command, advice.group(1))["memory_plan"]
+    assert plan["total_bytes"] <= plan["budget_bytes"] == common.parse_bytes(advice.group(1), "")
+    assert "asked for" in plan["table"]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("4096", 4096), ("1K", 1024), ("512MiB", 512 << 20), ("1.5 GiB", 3 << 29), ("2gb", 2 << 30), ("1TiB", 1 << 40)],
+)
+def test_sizes(text: str, count: int) -> None:
+    assert common.parse_bytes(text, "--x") == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "8 bananas", "GiB", "1e9", "nan", "9999999T", "9" * 400, "1,5G"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^--x .*: expected a size like 8GiB, 512MiB or a number of bytes$"):
+        common.parse_bytes(text, "--x")
+
+
+def test_a_warning_is_said_once(tiny_llama: str, capfd: pytest.CaptureFixture[str]) -> None:
+    setting = "runtime.max_batch_size=999"
+    for arguments in (["run", tiny_llama, "hi", "-n", "1", "--set", setting], ["config", "show", "--set", setting]):
+        assert run_app(arguments) == 0
+        assert capfd.readouterr().err.count("999 is above the largest value") == 1
 
 
 def test_no_memory_is_5(tiny_llama: str) -> None:

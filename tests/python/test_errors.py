@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,43 @@ def test_a_directory_is_no_model(tmp_path: Path) -> None:
 def test_unknown_device(tiny_llama: str) -> None:
     with pytest.raises(imp.InvalidArgumentError, match="tpu"):
         imp.Engine(tiny_llama, device="tpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_threads": 10**11}, "num_threads: expected an integer from"),
+        ({"num_threads": -1}, "number of threads is -1"),
+        ({"memory_budget_bytes": -1}, "memory_budget_bytes: expected an integer from 0"),
+        ({"memory_budget_bytes": 2**70}, "memory_budget_bytes: expected an integer from 0"),
+        ({"max_model_len": 2**40}, "expected an integer >= 0, at most 2147483647"),
+        ({"device": None}, 'device: expected "auto", "cpu", "cuda" or "cuda:N", found None'),
+        ({"device": "cuda:one"}, 'device "cuda:one" is unknown'),
+    ],
+)
+def test_arguments_that_no_engine_can_have(arguments: dict[str, Any], message: str, tiny_llama: str) -> None:
+    with pytest.raises(imp.InvalidArgumentError, match=message):
+        imp.Engine(tiny_llama, log=False, **arguments)
+
+
+def test_numbers_that_are_too_large_for_the_native_part(engine: imp.Engine) -> None:
+    for call in (
+        lambda: engine.generate([[1, 2**31]]),
+        lambda: next(engine.stream([1, -(2**40)])),
+        lambda: engine.logits([1, 10**12]),
+        lambda: engine.perplexity([1, 10**12]),
+        lambda: engine.detokenize([1, 10**30]),
+    ):
+        with pytest.raises(imp.InvalidArgumentError, match=r"^token id -?\d+ at position 1 is in no vocabulary$"):
+            call()
+    with pytest.raises(imp.InvalidArgumentError, match="context: expected an integer"):
+        engine.perplexity([1] * 100, context=10**12)
+    with pytest.raises(imp.InvalidArgumentError, match="batch_sizes: expected an integer"):
+        engine.explain([2**31])
+    with pytest.raises(TypeError):  # not the token 1
+        engine.stream([1.5])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"num_threads: expected an integer, found 1\.5"):
+        imp.Engine(engine.report()["model"]["path"], num_threads=1.5)  # type: ignore[arg-type]
 
 
 def test_not_enough_memory(tiny_llama: str) -> None:

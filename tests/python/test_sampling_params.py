@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -37,6 +38,24 @@ def test_every_field_reaches_the_native_struct() -> None:
     for name, value in values.items():
         assert getattr(core, name) == value, name
     assert core.think_budget == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("max_tokens", 10**11, "an integer of at most 2147483647"),
+        ("top_k", 1.5, "an integer of at most 2147483647"),
+        ("temperature", "warm", "a number"),
+        ("ignore_eos", "yes", "True or False"),
+        ("seed", -1, "an integer from 0 to 2**64 - 1, or None"),
+        ("stop", [3], "strings"),
+        ("stop_token_ids", [10**12], "token ids of at most 2147483646"),
+        ("logit_bias", {10**12: 1.0}, "{token id: number} with ids of at most 2147483646"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_what_would(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(imp.InvalidArgumentError, match=f"^{name}: expected {re.escape(expected)}, found "):
+        SamplingParams(**{name: value})
 
 
 def test_vllm_spellings() -> None:

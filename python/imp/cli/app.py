@@ -55,6 +55,14 @@ ConfigFile = Annotated[str | None, typer.Option("--config", metavar="FILE", help
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 Threads = Annotated[int, typer.Option("--threads", "-t", min=0, help="CPU threads; 0: one a physical core")]
 Context = Annotated[int | None, typer.Option("--ctx-size", "-c", min=1, help="Longest sequence, prompt included")]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget",
+        metavar="SIZE",
+        help="Most memory for weights, KV cache and workspace: 8GiB, 512MiB; default: 3/4 of what is free",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is loaded and chosen")]
 Report = Annotated[str | None, typer.Option("--report", metavar="FILE", help="Write the engine's report as JSON")]
@@ -107,6 +115,7 @@ def run(
     config: ConfigFile = None,
     settings: Settings = None,
     device: Device = "auto",
+    memory_budget: MemoryBudget = None,
     threads: Threads = 0,
     ctx_size: Context = None,
     report: Report = None,
@@ -132,6 +141,7 @@ def chat(
     config: ConfigFile = None,
     settings: Settings = None,
     device: Device = "auto",
+    memory_budget: MemoryBudget = None,
     threads: Threads = 0,
     ctx_size: Context = None,
     history: Annotated[
@@ -160,6 +170,7 @@ def bench(
     config: ConfigFile = None,
     settings: Settings = None,
     device: Device = "auto",
+    memory_budget: MemoryBudget = None,
     verbose: Verbose = False,
 ) -> None:
     """Measure prompt processing (pp) and generation (tg) as llama-bench does, with bandwidth beside it."""
@@ -176,6 +187,7 @@ def ppl(
     config: ConfigFile = None,
     settings: Settings = None,
     device: Device = "auto",
+    memory_budget: MemoryBudget = None,
     threads: Threads = 0,
     json_output: Json = False,
     verbose: Verbose = False,
@@ -193,6 +205,7 @@ def explain(
     config: ConfigFile = None,
     settings: Settings = None,
     device: Device = "auto",
+    memory_budget: MemoryBudget = None,
     threads: Threads = 0,
     ctx_size: Context = None,
     json_output: Json = False,

@@ -130,6 +130,7 @@ def bench(
     config: str | None,
     settings: list[str] | None,
     device: str,
+    memory_budget: str | None,
     verbose: bool,
 ) -> None:
     if output not in _FORMATS:
@@ -139,8 +140,8 @@ def bench(
     write = _writer(output)
     for num_threads in parse_sizes(threads, "-t"):
         with open_engine(
-            model, config=config, settings=settings, device=device, threads=num_threads, ctx_size=longest,
-            verbose=verbose, announce=False,
+            model, config=config, settings=settings, device=device, memory_budget=memory_budget,
+            threads=num_threads, least_context=longest, verbose=verbose, announce=False,
         ) as engine:  # fmt: skip
             peak = _read_bandwidth(engine, device)
             for row in _rows(engine, model, tests, repetitions, peak):
@@ -152,8 +153,7 @@ def _read_bandwidth(engine: Engine, device: str) -> float:
     """Bytes a second that the device reads from its memory, by reading and nothing else."""
     if engine.device == "cpu":
         return _core.measure_read_bandwidth(engine.num_threads)
-    _, _, index = device.partition(":")
-    return _core.measure_gpu_read_bandwidth(int(index or 0))
+    return _core.measure_gpu_read_bandwidth(_core.cuda_device_of(device) or 0)
 
 
 def _rows(engine: Engine, model: str, tests: list[Test], repetitions: int, peak: float) -> Iterator[dict[str, Any]]:

@@ -38,6 +38,7 @@ def chat(
     config: str | None,
     settings: list[str] | None,
     device: str,
+    memory_budget: str | None,
     threads: int,
     ctx_size: int | None,
     verbose: bool,
@@ -46,7 +47,14 @@ def chat(
 ) -> None:
     params = sampling_params(**sampling)
     with open_engine(
-        model, config=config, settings=settings, device=device, threads=threads, ctx_size=ctx_size, verbose=verbose
+        model,
+        config=config,
+        settings=settings,
+        device=device,
+        memory_budget=memory_budget,
+        threads=threads,
+        ctx_size=ctx_size,
+        verbose=verbose,
     ) as engine:
         if not engine.chat_template:
             raise ValueError(f"{model} has no chat template; `imp run --raw` continues plain text with it")

@@ -25,11 +25,13 @@ from .common import (
     Waiting,
     check_device,
     check_writable,
-    parse_settings,
+    parse_bytes,
     print_json,
     read_text,
+    set_context,
     write_text,
 )
+from .common import make_config as make_base_config
 
 # Flag -> (key, value); a value of None means the flag's own argument. A flag is listed if it acts, if its key refuses it by
 # name, or if it asks for what happens anyway (--kv-fp16).
@@ -64,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     io.add_argument("--model", "-m", required=True, help="GGUF file, catalogue name or hf:org/repo[:quant]")
     io.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     io.add_argument("--threads", "-t", type=_count, default=0, help="CPU threads; 0: one a physical core")
+    io.add_argument("--memory-budget", metavar="SIZE", help="most memory to take: 8GiB; default: 3/4 of what is free")
     io.add_argument("--config", metavar="FILE")
     io.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="override one key; repeatable")
     io.add_argument("--json", action="store_true", help="machine-readable output on stdout")
@@ -121,14 +124,12 @@ def _whole_number(text: str, lowest: int) -> int:
 
 def make_config(arguments: argparse.Namespace) -> RuntimeConfig:
     """File and ``--set`` first, then the flags; a flag that contradicts a ``--set`` of the same key is an error."""
-    config = RuntimeConfig.load(arguments.config, overrides=parse_settings(arguments.set))
+    config = make_base_config(arguments.config, arguments.set)
     for flag, (key, value) in _CONFIG_FLAGS.items():
         given = getattr(arguments, flag)
         if given in (None, False):
             continue
         config.set(key, value if value is not None else given, origin="flag", detail=flag)
-    for warning in config.warnings:
-        print(f"imp-cli: {warning}", file=sys.stderr)
     return config
 
 
@@ -271,14 +272,16 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"{arguments.model} has no chat template; name one with --chat-template, or give plain text with --prompt"
         )
-    context = arguments.bench_pp + arguments.max_tokens + 256 if arguments.bench else None
+    if arguments.bench:
+        set_context(config, None, arguments.bench_pp + arguments.max_tokens + 256)
+    budget = 0 if arguments.memory_budget is None else parse_bytes(arguments.memory_budget, "--memory-budget")
     with Waiting(f"loading {path.name}"):
         engine = Engine(
             path,
             config=config,
             device=arguments.device,
             num_threads=arguments.threads,
-            max_model_len=context,
+            memory_budget_bytes=budget,
             log=False,
         )
     with engine:

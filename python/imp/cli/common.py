@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -20,23 +21,24 @@ from ..errors import CudaError, InputOutputError
 from ..sampling import SamplingParams
 
 
-def parse_settings(settings: list[str] | None) -> dict[str, str]:
-    """``section.key=value`` pairs of the command line; the last one of a key wins."""
-    pairs = {}
-    for text in settings or []:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise ValueError(f"--set {text}: expected SECTION.KEY=VALUE")
-        pairs[key.strip()] = value
-    return pairs
-
-
 def make_config(config: str | None, settings: list[str] | None) -> RuntimeConfig:
     """The configuration of a command: the file search of the documentation, then ``--set``."""
-    runtime = RuntimeConfig.load(config, overrides=parse_settings(settings))
-    for warning in runtime.warnings:
-        print(f"imp: {warning}", file=sys.stderr)
+    runtime = RuntimeConfig.load(config)
+    for text in settings or []:
+        runtime.core.set_assignment(text)
     return runtime
+
+
+_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """``8GiB``, ``512M``, ``1.5 GiB`` or a plain number of bytes."""
+    match = re.fullmatch(r"(\d{1,20}(?:\.\d{1,9})?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
+    count = int(float(match.group(1)) * _UNITS[match.group(2).upper()]) if match else 0
+    if not 0 < count < 1 << 63:
+        raise ValueError(f"{option} {text}: expected a size like 8GiB, 512MiB or a number of bytes")
+    return count
 
 
 @contextmanager
@@ -47,16 +49,25 @@ def open_engine(
     settings: list[str] | None = None,
     device: str = "auto",
     threads: int = 0,
+    memory_budget: str | None = None,
     ctx_size: int | None = None,
+    least_context: int | None = None,
     verbose: bool = False,
     announce: bool = True,
 ) -> Iterator[Engine]:
-    """An engine for the length of a command. Catalogue and ``hf:`` models are fetched when they are missing."""
+    """An engine for the length of a command. Catalogue and ``hf:`` models are fetched when they are missing.
+
+    ``ctx_size`` is the flag of that name; ``least_context`` is what a command needs where nobody set a length.
+    """
     check_device(device)
     runtime = make_config(config, settings)
+    set_context(runtime, ctx_size, least_context)
+    budget = 0 if memory_budget is None else parse_bytes(memory_budget, "--memory-budget")
     path = models.resolve(model, download=True, progress=DownloadBar())
     with Waiting(f"loading {path.name}"):
-        engine = Engine(path, config=runtime, device=device, num_threads=threads, max_model_len=ctx_size, log=verbose)
+        engine = Engine(
+            path, config=runtime, device=device, num_threads=threads, memory_budget_bytes=budget, log=verbose
+        )
     try:
         if announce and (verbose or device == "auto"):
             print(f"imp: {engine.device_line}", file=sys.stderr)
@@ -65,9 +76,19 @@ def open_engine(
         engine.close()
 
 
+def set_context(runtime: RuntimeConfig, flag: int | None, least: int | None) -> None:
+    """runtime.max_seq_len: of ``--ctx-size``, which must not contradict a ``--set``; else what somebody set; else `least`."""
+    key = "runtime.max_seq_len"
+    if flag is not None:
+        runtime.set(key, flag, origin="flag", detail="--ctx-size")
+    elif least is not None and not runtime.is_explicit(key):
+        runtime.set(key, least, origin="api", detail="what is measured")
+
+
 def check_device(device: str) -> None:
-    """Refuses a CUDA device that cannot be used, before anything is fetched or read for it."""
-    if device.partition(":")[0] == "cuda" and (reason := _core.why_no_cuda()):
+    """Refuses a device that is unknown or cannot be used, before anything is fetched or read for it."""
+    index = _core.cuda_device_of(device)
+    if index is not None and (reason := _core.why_no_cuda(index)):
         raise CudaError(f"--device {device}: {reason}; use --device cpu")
 
 

@@ -13,6 +13,8 @@ from .common import format_table, make_config, print_json
 
 def show(*, config: str | None, settings: list[str] | None, origin: bool, json_output: bool) -> None:
     runtime = make_config(config, settings)
+    for warning in runtime.warnings:
+        print(f"imp: {warning}", file=sys.stderr)
     effective = runtime.effective()
     if json_output:
         print_json(

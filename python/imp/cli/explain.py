@@ -13,6 +13,7 @@ def explain(
     config: str | None,
     settings: list[str] | None,
     device: str,
+    memory_budget: str | None,
     threads: int,
     ctx_size: int | None,
     verbose: bool,
@@ -24,8 +25,8 @@ def explain(
     if any(size < 1 for size in sizes):
         raise ValueError(f"--batch {batch}: token counts start at 1")
     with open_engine(
-        model, config=config, settings=settings, device=device, threads=threads, ctx_size=ctx_size, verbose=verbose,
-        announce=not json_output,
+        model, config=config, settings=settings, device=device, memory_budget=memory_budget,
+        threads=threads, ctx_size=ctx_size, verbose=verbose, announce=not json_output,
     ) as engine:  # fmt: skip
         explanation = engine.explain(sizes)
     if json_output:

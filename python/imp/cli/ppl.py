@@ -17,13 +17,14 @@ def ppl(
     config: str | None,
     settings: list[str] | None,
     device: str,
+    memory_budget: str | None,
     threads: int,
     verbose: bool,
 ) -> None:
     text = read_text(file, "--file")
     with open_engine(
-        model, config=config, settings=settings, device=device, threads=threads, verbose=verbose,
-        announce=not json_output,
+        model, config=config, settings=settings, device=device, memory_budget=memory_budget,
+        threads=threads, verbose=verbose, announce=not json_output,
     ) as engine:  # fmt: skip
         started = time.perf_counter()
 

@@ -26,6 +26,7 @@ def run(
     config: str | None,
     settings: list[str] | None,
     device: str,
+    memory_budget: str | None,
     threads: int,
     ctx_size: int | None,
     verbose: bool,
@@ -38,8 +39,8 @@ def run(
     text = read_prompt(prompt)
     opening = time.perf_counter()
     with open_engine(
-        model, config=config, settings=settings, device=device, threads=threads, ctx_size=ctx_size, verbose=verbose,
-        announce=not json_output,
+        model, config=config, settings=settings, device=device, memory_budget=memory_budget,
+        threads=threads, ctx_size=ctx_size, verbose=verbose, announce=not json_output,
     ) as engine:  # fmt: skip
         loaded = time.perf_counter()
         stream = engine.stream(_prompt_ids(engine, text, system, raw=raw), params)

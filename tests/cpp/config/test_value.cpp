@@ -125,6 +125,15 @@ TEST_CASE("integers and floats are whole tokens") {
   CHECK(format_value(value_of("ffn.sparsity_threshold", "-0.0")) == "0.0");
 }
 
+TEST_CASE("an integer that is too large is told the largest; others are not bothered with it") {
+  const OptionRow row = active("runtime.max_seq_len");
+  for (const char* text : {"2147483648", "9223372036854775808", "100_000_000_000"})
+    CHECK(refusal(row, text).find("expected an integer >= 0, at most 2147483647 (default 0)") != std::string::npos);
+  for (const char* text : {"-1", "1e3", "many"})
+    CHECK(refusal(row, text).find("expected an integer >= 0 (default 0)") != std::string::npos);
+  CHECK(value_of("runtime.max_seq_len", "2147483647") == OptionValue(int64_t{2147483647}));
+}
+
 TEST_CASE("tri-states share their words and keep each key's own") {
   struct Case {
     const char* key;

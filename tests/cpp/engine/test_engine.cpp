@@ -21,6 +21,7 @@ uint64_t budget_for(int blocks) {
   const auto file = open_model_file(tiny_model());
   const ModelSpec spec = read_model_spec(*file);
   MemoryQuery query{.device_free_bytes = 0,
+                    .can_exceed_free = true,
                     .budget_bytes = uint64_t{1} << 40,
                     .weight_bytes = 0,
                     .workspace_bytes = Decoder::workspace_bytes(spec, 512),
@@ -318,4 +319,24 @@ TEST_CASE("a model without a tokenizer generates ids") {
   SamplingParams params = greedy(5);
   params.stop = {"x"};
   CHECK(contains(error_of([&] { engine.submit({1}, params); }), "stop strings need a tokenizer"));
+}
+
+TEST_CASE("texts that name a device, and texts that name none") {
+  CHECK(cuda_device_of("auto") == std::nullopt);
+  CHECK(cuda_device_of("cpu") == std::nullopt);
+  CHECK(cuda_device_of("cuda") == 0);
+  CHECK(cuda_device_of("cuda:0") == 0);
+  CHECK(cuda_device_of("cuda:12") == 12);
+  for (const char* text : {"", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cuda:1x", "cuda: 1", "cuda:4294967296",
+                           "cpu:0", "cuda:0\n"}) {
+    CAPTURE(text);
+    try {
+      cuda_device_of(text);
+      FAIL("took it");
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::invalid_argument);
+      CHECK(contains(error.what(), "is unknown; expected auto, cpu, cuda or cuda:N"));
+      CHECK_FALSE(contains(error.what(), "\n"));
+    }
+  }
 }

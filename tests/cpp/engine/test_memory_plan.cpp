@@ -11,6 +11,8 @@ constexpr uint64_t kMiB = 1 << 20;
 
 MemoryQuery query() {
   return {.device_free_bytes = 1000 * kMiB,
+          .device_total_bytes = 0,
+          .can_exceed_free = false,
           .budget_bytes = 0,
           .weight_bytes = 100 * kMiB,
           .workspace_bytes = 20 * kMiB,
@@ -65,9 +67,44 @@ TEST_CASE("an impossible plan is refused with the budget that would do, and that
     CHECK(error.code() == ErrorCode::out_of_memory);
     message = error.what();
   }
-  CHECK(message.find("need a budget of 185.2 MiB, found 64.0 MiB (asked for)") != std::string::npos);
-  tiny.budget_bytes = 186 * kMiB;
-  CHECK(plan_memory(tiny).max_seq_len >= 128);
+  CHECK(message.find("need a budget of 185.3 MiB, found 64.0 MiB (asked for); set the memory budget to 185.3 MiB or "
+                     "more") != std::string::npos);
+  tiny.budget_bytes = static_cast<uint64_t>(185.3 * kMiB);  // what was said, taken at its word
+  CHECK(plan_memory(tiny).max_seq_len == 128);
+}
+
+TEST_CASE("where even all that is free would not do, no budget is recommended") {
+  MemoryQuery tiny = query();
+  tiny.device_free_bytes = 150 * kMiB;
+  for (const uint64_t asked : {uint64_t{0}, 100 * kMiB, 5000 * kMiB}) {
+    CAPTURE(asked);
+    tiny.budget_bytes = asked;
+    try {
+      plan_memory(tiny);
+      FAIL("planned more than there is");
+    } catch (const Error& error) {
+      const std::string_view message = error.what();
+      CHECK(message.ends_with("free memory (150.0 MiB are free), or take a smaller model or quantization"));
+      CHECK(message.find(asked == 0 ? "found 112.5 MiB (3/4 of the free 150.0 MiB)"
+                         : asked == 100 * kMiB
+                             ? "found 100.0 MiB (asked for)"
+                             : "found 150.0 MiB (all that is free; 4.9 GiB were asked for)") != std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("a budget beyond what is free: a device plans with what is free, a host with the budget") {
+  MemoryQuery greedy = query();
+  greedy.device_free_bytes = 250 * kMiB;
+  greedy.budget_bytes = 5000 * kMiB;
+  const MemoryPlan device = plan_memory(greedy);
+  CHECK(device.total_bytes() <= 250 * kMiB);
+  CHECK(device.max_seq_len == 4096);
+  CHECK(device.num_blocks == (250 - 184) * 1024 / 160);
+  CHECK(device.table().find("all that is free; 4.9 GiB were asked for") != std::string::npos);
+  greedy.can_exceed_free = true;
+  CHECK(plan_memory(greedy).num_blocks == 4 * 256);
+  CHECK(plan_memory(greedy).budget_bytes == 5000 * kMiB);
 }
 
 TEST_CASE("a huge vocabulary still has one row of logits a sequence") {
