@@ -32,7 +32,9 @@ struct Heuristic {
   int reserved[4];
 };
 
-constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
+// The Python package opens that of pip before (python/imp/_cublas.py); its name then means that one.
+constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so",
+                                  "/usr/local/cuda/lib64/libcublasLt.so.13", "/usr/local/cuda/lib64/libcublasLt.so.12"};
 
 }  // namespace
 

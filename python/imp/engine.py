@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from . import _core
 from ._collect import Collector
+from ._cublas import prepare_device
 from ._explain import Explanation
 from ._numbers import INT32_MAX, token_ids, whole_number
 from ._progress import progress_bar
@@ -78,6 +79,7 @@ class Engine:
             raise InvalidArgumentError(f'device: expected "auto", "cpu", "cuda" or "cuda:N", found {device!r}')
         if log:
             _core.set_log_level("info")
+        prepare_device(device)
         core = _core.Engine(
             _model_path(model),
             self._config.core,

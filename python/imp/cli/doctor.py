@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -15,6 +14,7 @@ from pathlib import Path
 import typer
 
 from .. import _core, models
+from .._cublas import NAMES, load_cublaslt
 from .._version import __commit__, __version__
 from .common import format_bytes, print_json
 from .exit_codes import FAILURE
@@ -72,21 +72,14 @@ def _cuda_version(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-_LIBRARIES = ("libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so")  # as the engine looks for them
-
-
 def _check_cublas() -> Finding:
     """Prompts on a GPU are multiplied by a library that is not part of imp."""
     if not any(not device.why_not for device in _core.cuda_devices()):
         return Finding("ok", "cublas", "not needed: no GPU is used")
-    for name in _LIBRARIES:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            continue
-        return Finding("ok", "cublas", name)
+    if library := load_cublaslt():
+        return Finding("ok", "cublas", library)
     advice = "install the CUDA toolkit's library, or: pip install nvidia-cublas"
-    return Finding("problem", "cublas", f"none of {', '.join(_LIBRARIES)} is found", advice)
+    return Finding("problem", "cublas", f"none of {', '.join(NAMES)} is found, and none in site-packages", advice)
 
 
 def _check_memory() -> Finding:
