@@ -52,7 +52,7 @@ __global__ __launch_bounds__(Tile::kThreads, 1) void gemm_imma_kernel(const __gr
   if (threadIdx.x == 0) {
     for (int s = 0; s < kImmaMaxStages; ++s) {
       mbarrier_init(full + s, kImmaCopyThreads + 1);
-      mbarrier_init(empty + s, Tile::kWarps);
+      mbarrier_init(empty + s, Tile::kWarps * 32);
     }
     mbarrier_init_fence();
   }
@@ -126,8 +126,8 @@ __global__ __launch_bounds__(Tile::kThreads, 1) void gemm_imma_kernel(const __gr
       const uint8_t* tokens = weights + Shared::kWeights;
       const int first = slab * kBlocks;
       imma_slab<Format, Tile>(acc, weights, tokens, lane_at, first, min(kBlocks, blocks_per_row - first));
-      __syncwarp();
-      if (lane == 0) mbarrier_arrive(empty + stage);
+      fence_proxy_async();  // the copy engine writes over what ordinary loads have read
+      mbarrier_arrive(empty + stage);
       if (++stage == args.stages) stage = 0, ++passes;
     }
 
