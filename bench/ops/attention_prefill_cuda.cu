@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "attention/attention.h"
+#include "attention/head_widths.h"
 #include "backend/device_memory.h"
 #include "runtime/check.h"
 
@@ -42,9 +43,7 @@ struct Kernel {
   bool (*takes)(const Shape&);
 };
 bool any(const Shape&) { return true; }
-bool wgmma(const Shape& s) {
-  return std::find(std::begin(kWgmmaHeadDims), std::end(kWgmmaHeadDims), s.head_dim) != std::end(kWgmmaHeadDims);
-}
+bool wgmma(const Shape& s) { return head_width(s.head_dim)->wgmma != nullptr; }
 bool fa2(const Shape& s) { return s.head_dim == 128; }
 template <Fa2Sums kSums>
 void run_fa2(const AttentionArgs& args, const LaunchContext& context) {

@@ -2,48 +2,54 @@
 
 #include <algorithm>
 
+#include "attention/head_widths.h"
 #include "core/error.h"
 
 namespace imp::cuda {
 
-// One head width a .cu, so that they compile side by side.
-void attention_tiled_hd16(const AttentionArgs&, const LaunchContext&);
-void attention_wgmma_hd64(const AttentionArgs&, const LaunchContext&);
-void attention_wgmma_hd128(const AttentionArgs&, const LaunchContext&);
-void attention_wgmma_hd256(const AttentionArgs&, const LaunchContext&);
-void attention_tiled_hd32(const AttentionArgs&, const LaunchContext&);
-void attention_tiled_hd64(const AttentionArgs&, const LaunchContext&);
-void attention_tiled_hd80(const AttentionArgs&, const LaunchContext&);
-void attention_tiled_hd96(const AttentionArgs&, const LaunchContext&);
-void attention_tiled_hd128(const AttentionArgs&, const LaunchContext&);
-void attention_tiled_hd256(const AttentionArgs&, const LaunchContext&);
+// Each in a .cu of its own, so that they compile side by side.
+using PrefillLaunch = void(const AttentionArgs& args, const LaunchContext& context);
+using DecodeChoice = DecodeKernel(int row_tiles, int warps);
+PrefillLaunch attention_tiled_hd16, attention_tiled_hd32, attention_tiled_hd64, attention_tiled_hd80,
+    attention_tiled_hd96, attention_tiled_hd128, attention_tiled_hd256;
+DecodeChoice decode_kernel_hd16, decode_kernel_hd32, decode_kernel_hd64, decode_kernel_hd80, decode_kernel_hd96,
+    decode_kernel_hd128, decode_kernel_hd256;
+PrefillLaunch attention_wgmma_hd64, attention_wgmma_hd128, attention_wgmma_hd256;
 
-bool attention_head_dim_supported(int head_dim) {
-  return std::ranges::find(kAttentionHeadDims, head_dim) != std::end(kAttentionHeadDims);
+namespace {
+
+constexpr HeadWidth kHeadWidths[] = {
+    {16, attention_tiled_hd16, decode_kernel_hd16},
+    {32, attention_tiled_hd32, decode_kernel_hd32},
+    {64, attention_tiled_hd64, decode_kernel_hd64, attention_wgmma_hd64},
+    {80, attention_tiled_hd80, decode_kernel_hd80},
+    {96, attention_tiled_hd96, decode_kernel_hd96},
+    {128, attention_tiled_hd128, decode_kernel_hd128, attention_wgmma_hd128},
+    {256, attention_tiled_hd256, decode_kernel_hd256, attention_wgmma_hd256},
+};
+
+}  // namespace
+
+std::span<const HeadWidth> head_widths() { return kHeadWidths; }
+
+const HeadWidth* head_width(int head_dim) {
+  const auto found = std::ranges::find(kHeadWidths, head_dim, &HeadWidth::head_dim);
+  return found == std::end(kHeadWidths) ? nullptr : found;
 }
 
 void attention_tiled(const AttentionArgs& args, const LaunchContext& context) {
   if (args.q.rows == 0) return;
-  switch (args.cache.head_dim) {
-    case 16: return attention_tiled_hd16(args, context);
-    case 32: return attention_tiled_hd32(args, context);
-    case 64: return attention_tiled_hd64(args, context);
-    case 80: return attention_tiled_hd80(args, context);
-    case 96: return attention_tiled_hd96(args, context);
-    case 128: return attention_tiled_hd128(args, context);
-    case 256: return attention_tiled_hd256(args, context);
-    default: fail(ErrorCode::unsupported, "no attention kernel for head_dim ", args.cache.head_dim);
-  }
+  const HeadWidth* width = head_width(args.cache.head_dim);
+  if (!width) fail(ErrorCode::unsupported, "no attention kernel for head_dim ", args.cache.head_dim);
+  width->tiled(args, context);
 }
 
 void attention_wgmma(const AttentionArgs& args, const LaunchContext& context) {
   if (args.q.rows == 0) return;
-  switch (args.cache.head_dim) {
-    case 64: return attention_wgmma_hd64(args, context);
-    case 128: return attention_wgmma_hd128(args, context);
-    case 256: return attention_wgmma_hd256(args, context);
-    default: fail(ErrorCode::unsupported, "no wgmma attention kernel for head_dim ", args.cache.head_dim);
-  }
+  const HeadWidth* width = head_width(args.cache.head_dim);
+  if (!width || !width->wgmma)
+    fail(ErrorCode::unsupported, "no wgmma attention kernel for head_dim ", args.cache.head_dim);
+  width->wgmma(args, context);
 }
 
 }  // namespace imp::cuda

@@ -16,13 +16,9 @@ struct AttentionScratch {
 /// Query rows of one kv head that a decode block holds: tokens of a sequence times heads of the group.
 inline constexpr int kDecodeRows = 16;
 
-/// Widths of a head that there are instances for.
-inline constexpr int kAttentionHeadDims[] = {16, 32, 64, 80, 96, 128, 256};
-bool attention_head_dim_supported(int head_dim);
-
-/// See AttentionArgs; oracle cpp/reference/attention.cpp. Scores and sums in fp32, q, k, p and v in f16 on the tensor
-/// cores. A block takes 64 or 128 query rows (tokens x heads of one kv group) and streams the keys they see. Few rows:
-/// attention_decode.h.
+/// See AttentionArgs; oracle cpp/reference/attention.cpp; heads of the widths of attention/head_widths.h. Scores and
+/// sums in fp32, q, k, p and v in f16 on the tensor cores. A block takes 64 or 128 query rows (tokens x heads of one kv
+/// group) and streams the keys they see. Few rows: attention_decode.h.
 void attention_tiled(const AttentionArgs& args, const LaunchContext& context);
 /// The same for heads of 128, Q in registers too, and with what the tensor cores add up in: attention_mma.cuh.
 enum class Fa2Sums : uint8_t { fp32, f16_scores, f16 };
@@ -34,8 +30,8 @@ struct ScoresBuffer {
 };
 /// Prefill with the matrix of probabilities in memory, any head width that is a multiple of 16: attention_scores.cu.
 void attention_scores(const AttentionArgs& args, const ScoresBuffer& scores, const LaunchContext& context);
-/// The same on the wgmma of sm_90a, for heads of 64, 128 and 256 and cache blocks of 16 tokens: attention_wgmma.cuh.
-inline constexpr int kWgmmaHeadDims[] = {64, 128, 256};
+/// The same on the wgmma of sm_90a, for widths that have such a kernel and cache blocks of 16 tokens:
+/// attention_wgmma.cuh.
 void attention_wgmma(const AttentionArgs& args, const LaunchContext& context);
 
 }  // namespace imp::cuda

@@ -1,20 +1,10 @@
 #include <algorithm>
 
 #include "attention/attention_decode.h"
+#include "attention/head_widths.h"
 #include "core/error.h"
 
 namespace imp::cuda {
-
-using DecodeKernel = void (*)(DecodeParams);
-// One head width a .cu, so that they compile side by side.
-DecodeKernel decode_kernel_hd16(int row_tiles, int warps);
-DecodeKernel decode_kernel_hd32(int row_tiles, int warps);
-DecodeKernel decode_kernel_hd64(int row_tiles, int warps);
-DecodeKernel decode_kernel_hd80(int row_tiles, int warps);
-DecodeKernel decode_kernel_hd96(int row_tiles, int warps);
-DecodeKernel decode_kernel_hd128(int row_tiles, int warps);
-DecodeKernel decode_kernel_hd256(int row_tiles, int warps);
-
 namespace {
 
 constexpr int kMaxStages = 4;
@@ -30,16 +20,9 @@ constexpr int kLonePages = 32;       // of a sequence among others that one bloc
 constexpr int kStaticShared = 1024;  // the kernel's own arrays
 
 DecodeKernel kernel_of(int head_dim, int row_tiles, int warps) {
-  switch (head_dim) {
-    case 16: return decode_kernel_hd16(row_tiles, warps);
-    case 32: return decode_kernel_hd32(row_tiles, warps);
-    case 64: return decode_kernel_hd64(row_tiles, warps);
-    case 80: return decode_kernel_hd80(row_tiles, warps);
-    case 96: return decode_kernel_hd96(row_tiles, warps);
-    case 128: return decode_kernel_hd128(row_tiles, warps);
-    case 256: return decode_kernel_hd256(row_tiles, warps);
-    default: fail(ErrorCode::unsupported, "no attention kernel for head_dim ", head_dim);
-  }
+  const HeadWidth* width = head_width(head_dim);
+  if (!width) fail(ErrorCode::unsupported, "no attention kernel for head_dim ", head_dim);
+  return width->decode(row_tiles, warps);
 }
 
 int rows_of(const AttentionArgs& args) { return args.batch.max_query_len * (args.num_heads / args.cache.num_kv_heads); }

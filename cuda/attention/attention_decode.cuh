@@ -3,6 +3,7 @@
 #include "attention/decode_page.cuh"
 #include "attention/decode_rows.cuh"
 #include "attention/decode_work.cuh"
+#include "attention/head_widths.h"
 #include "device/pdl.cuh"
 #include "device/prefetch.cuh"
 
@@ -139,6 +140,14 @@ __global__ __launch_bounds__(kWarps * 32) void attention_decode_kernel(const __g
                   p.counters + pair, split, active, shared);
 }
 
-using DecodeKernel = void (*)(DecodeParams);
+/// The instance for heads of one width: 1 or 2 tiles of 8 query rows, 4 or 8 warps.
+template <int kHeadDim>
+DecodeKernel decode_kernel(int row_tiles, int warps) {
+  if constexpr (max_decode_warps(kHeadDim) == 8) {
+    if (warps == 8)
+      return row_tiles == 1 ? attention_decode_kernel<kHeadDim, 1, 8> : attention_decode_kernel<kHeadDim, 2, 8>;
+  }
+  return row_tiles == 1 ? attention_decode_kernel<kHeadDim, 1, 4> : attention_decode_kernel<kHeadDim, 2, 4>;
+}
 
 }  // namespace imp::cuda

@@ -2,9 +2,6 @@
 
 namespace imp::cuda {
 
-DecodeKernel decode_kernel_hd128(int row_tiles, int warps) {
-  if (warps == 4) return row_tiles == 1 ? attention_decode_kernel<128, 1, 4> : attention_decode_kernel<128, 2, 4>;
-  return row_tiles == 1 ? attention_decode_kernel<128, 1, 8> : attention_decode_kernel<128, 2, 8>;
-}
+DecodeKernel decode_kernel_hd128(int row_tiles, int warps) { return decode_kernel<128>(row_tiles, warps); }
 
 }  // namespace imp::cuda

@@ -2,8 +2,6 @@
 
 namespace imp::cuda {
 
-DecodeKernel decode_kernel_hd256(int row_tiles, int) {  // always 4 warps
-  return row_tiles == 1 ? attention_decode_kernel<256, 1, 4> : attention_decode_kernel<256, 2, 4>;
-}
+DecodeKernel decode_kernel_hd256(int row_tiles, int warps) { return decode_kernel<256>(row_tiles, warps); }
 
 }  // namespace imp::cuda

@@ -56,9 +56,13 @@ struct AttentionProblem {
   int query_rows() const { return max_query_len * (num_heads / num_kv_heads); }  // of one kv head
 };
 
-/// `rope` is null where q and k come ready and k and v are in the cache, and for kernels that need it so.
-using AttentionLaunch = void (*)(const AttentionContext&, const QkRopeKvArgs* rope, const AttentionArgs&);
-const KernelTable<AttentionProblem, AttentionLaunch>& attention_table();
+/// How a candidate computes an attention.
+struct AttentionKernel {
+  /// `rope` is null where q and k come ready and k and v are in the cache, and for kernels that need it so.
+  void (*run)(const AttentionContext&, const QkRopeKvArgs* rope, const AttentionArgs&);
+  bool takes_rope = false;  // does the norm, the rotation and the cache's slots itself
+};
+const KernelTable<AttentionProblem, AttentionKernel>& attention_table();
 
 void run_attention(const AttentionContext& context, const QkRopeKvArgs* rope, const AttentionArgs& args);
 /// Whether norm, rotation and the cache's slots of such a batch are done by the attention kernel itself.

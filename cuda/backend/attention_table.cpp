@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "attention/attention_decode.h"
+#include "attention/head_widths.h"
 #include "backend/attention_ops.h"
 #include "config/config.h"
 
@@ -9,7 +10,7 @@ namespace imp::cuda {
 namespace {
 
 const char* reject_head_dim(const AttentionProblem& p) {
-  return attention_head_dim_supported(p.head_dim) ? nullptr : "no instance for this head_dim";
+  return head_width(p.head_dim) ? nullptr : "no instance for this head_dim";
 }
 
 bool is_cublas_decode(const AttentionProblem& p) { return p.switches.cublas_decode && p.max_query_len == 1; }
@@ -99,8 +100,8 @@ const char* reject_tiled(const AttentionProblem& p) {
 void launch_tiled(const AttentionContext& context, const AttentionArgs& args) { attention_tiled(args, context.launch); }
 
 const char* reject_wgmma(const AttentionProblem& p) {
-  if (std::ranges::find(kWgmmaHeadDims, p.head_dim) == std::end(kWgmmaHeadDims))
-    return "head_dim is not 64, 128 or 256";
+  if (const char* reason = reject_head_dim(p)) return reason;
+  if (!head_width(p.head_dim)->wgmma) return "no wgmma instance for this head_dim";
   if (p.capability != 90) return "wgmma is an instruction of sm_90a alone";
   return p.head_dim == 128 ? reject_fa2(p) : reject_tiled(p);
 }
@@ -125,24 +126,25 @@ void launch_fa2(const AttentionContext& context, const AttentionArgs& args) {
   attention_fa2(args, kSums, context.launch);
 }
 
-constexpr Candidate<AttentionProblem, AttentionLaunch> kAttention[] = {
-    {"cublas_decode", reject_cublas_decode, ready<launch_cublas_decode>},
-    {"rope_attention_decode", reject_rope_decode<true>, launch_rope_decode<true>},
-    {"rope_attention_decode_unpiped", reject_rope_decode<false>, launch_rope_decode<false>},
-    {"attention_decode", reject_plain_decode<true>, ready<launch_decode<true>>},
-    {"attention_decode_unpiped", reject_plain_decode<false>, ready<launch_decode<false>>},
-    {"attention_scores", reject_scores, ready<launch_scores>},
-    {"attention_wgmma", reject_wgmma, ready<launch_wgmma>},
-    {"attention_fa2_accf16_pv", reject_half_output, ready<launch_fa2<Fa2Sums::f16>>},
-    {"attention_fa2_accf16", reject_half_scores, ready<launch_fa2<Fa2Sums::f16_scores>>},
-    {"attention_fa2", reject_fa2, ready<launch_fa2<Fa2Sums::fp32>>},
-    {"attention_tiled", reject_tiled, ready<launch_tiled>},
+constexpr bool kTakesRope = true;
+constexpr Candidate<AttentionProblem, AttentionKernel> kAttention[] = {
+    {"cublas_decode", reject_cublas_decode, {ready<launch_cublas_decode>}},
+    {"rope_attention_decode", reject_rope_decode<true>, {launch_rope_decode<true>, kTakesRope}},
+    {"rope_attention_decode_unpiped", reject_rope_decode<false>, {launch_rope_decode<false>, kTakesRope}},
+    {"attention_decode", reject_plain_decode<true>, {ready<launch_decode<true>>}},
+    {"attention_decode_unpiped", reject_plain_decode<false>, {ready<launch_decode<false>>}},
+    {"attention_scores", reject_scores, {ready<launch_scores>}},
+    {"attention_wgmma", reject_wgmma, {ready<launch_wgmma>}},
+    {"attention_fa2_accf16_pv", reject_half_output, {ready<launch_fa2<Fa2Sums::f16>>}},
+    {"attention_fa2_accf16", reject_half_scores, {ready<launch_fa2<Fa2Sums::f16_scores>>}},
+    {"attention_fa2", reject_fa2, {ready<launch_fa2<Fa2Sums::fp32>>}},
+    {"attention_tiled", reject_tiled, {ready<launch_tiled>}},
 };
-constexpr KernelTable<AttentionProblem, AttentionLaunch> kAttentionTable{"attention", kAttention};
+constexpr KernelTable<AttentionProblem, AttentionKernel> kAttentionTable{"attention", kAttention};
 
 std::string known_head_dims() {
   std::string text;
-  for (int width : kAttentionHeadDims) text += cat(text.empty() ? "" : ", ", width);
+  for (const HeadWidth& width : head_widths()) text += cat(text.empty() ? "" : ", ", width.head_dim);
   return text;
 }
 
@@ -182,16 +184,15 @@ int64_t derived_threshold(const AttentionSwitches& switches, int num_heads) {
   return static_cast<int64_t>(std::sqrt(static_cast<double>(switches.scores_bytes / (2 * num_heads)))) + 1;
 }
 
-const KernelTable<AttentionProblem, AttentionLaunch>& attention_table() { return kAttentionTable; }
+const KernelTable<AttentionProblem, AttentionKernel>& attention_table() { return kAttentionTable; }
 
 void run_attention(const AttentionContext& context, const QkRopeKvArgs* rope, const AttentionArgs& args) {
   if (args.q.rows == 0) return;
-  kAttentionTable.select(problem_of(context, args, rope != nullptr)).launch(context, rope, args);
+  kAttentionTable.select(problem_of(context, args, rope != nullptr)).launch.run(context, rope, args);
 }
 
 bool rope_runs_in_attention(const AttentionContext& context, const AttentionArgs& args) {
-  const AttentionProblem problem = problem_of(context, args, true);
-  return !reject_rope_decode<true>(problem) || !reject_rope_decode<false>(problem);
+  return kAttentionTable.select(problem_of(context, args, true)).launch.takes_rope;
 }
 
 std::vector<Verdict> explain_attention(const AttentionContext& context, const AttentionQuery& query) {
@@ -218,7 +219,7 @@ AttentionPlan plan_attention(const ModelSpec& spec, const AttentionSwitches& swi
   int most_heads = 1;
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     const AttentionSpec& layer = spec.layers[i].attention;
-    if (!attention_head_dim_supported(layer.head_dim))
+    if (!head_width(layer.head_dim))
       fail(ErrorCode::unsupported, "layer ", i, " of the model (", spec.architecture, ") has attention heads of ",
            layer.head_dim, ", and the CUDA kernels have ", known_head_dims(), "; use device \"cpu\"");
     const AttentionProblem shortest = {.num_sequences = 1,

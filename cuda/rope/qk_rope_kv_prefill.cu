@@ -7,6 +7,8 @@
 // Bytes moved, a token: q read and written (8 bytes a value), k and v read, and written as f16 (6 bytes a value).
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
 #include "device/pdl.cuh"
 #include "device/reduce.cuh"
 #include "rope/qk_rope_kv_prefill.h"
@@ -125,6 +127,19 @@ __global__ __launch_bounds__(kWarps * 32) void qk_rope_kv_prefill_kernel(Params 
   }
 }
 
+struct Width {
+  int head_dim;
+  void (*kernel)(Params);
+};
+constexpr Width kWidths[] = {
+    {64, qk_rope_kv_prefill_kernel<64>}, {128, qk_rope_kv_prefill_kernel<128>}, {256, qk_rope_kv_prefill_kernel<256>}};
+
+/// Null where there is none.
+auto kernel_of(int head_dim) -> void (*)(Params) {
+  const auto width = std::ranges::find(kWidths, head_dim, &Width::head_dim);
+  return width == std::end(kWidths) ? nullptr : width->kernel;
+}
+
 bool aligned(const TensorView& rows) {
   return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && rows.row_stride % 4 == 0;
 }
@@ -133,7 +148,7 @@ bool aligned(const TensorView& rows) {
 
 const char* reject_qk_rope_kv_prefill(const QkRopeKvArgs& args) {
   if (args.q.rows < kMinTokens) return "fewer than 32 tokens";
-  if (args.head_dim != 64 && args.head_dim != 128 && args.head_dim != 256) return "head_dim is not 64, 128 or 256";
+  if (!kernel_of(args.head_dim)) return "no instance for this head_dim";
   if (args.rotary_dim != args.head_dim) return "only a part of a head turns";
   if (!aligned(args.q) || !aligned(args.k) || !aligned(args.v)) return "rows do not start at multiples of 16 bytes";
   return nullptr;
@@ -162,10 +177,8 @@ void qk_rope_kv_prefill(const QkRopeKvArgs& args, int num_heads, const LaunchCon
                  args.batch.query_start,
                  args.batch.block_tables,
                  args.batch.positions};
-  const auto kernel = args.head_dim == 64    ? qk_rope_kv_prefill_kernel<64>
-                      : args.head_dim == 128 ? qk_rope_kv_prefill_kernel<128>
-                                             : qk_rope_kv_prefill_kernel<256>;
-  launch(context, "qk_rope_kv_prefill", kernel, static_cast<unsigned>(args.q.rows), kWarps * 32, 0, p);
+  launch(context, "qk_rope_kv_prefill", kernel_of(args.head_dim), static_cast<unsigned>(args.q.rows), kWarps * 32, 0,
+         p);
 }
 
 }  // namespace imp::cuda

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "attention/attention.h"
+#include "attention/head_widths.h"
 #include "reference/reference.h"
 #include "support/compare.h"
 #include "support/cuda_device.h"
@@ -131,9 +132,7 @@ struct PrefillKernel {
   bool (*takes)(int head_dim, int major);
 };
 bool any(int, int) { return true; }
-bool has_wgmma(int head_dim, int major) {
-  return major == 9 && std::ranges::find(kWgmmaHeadDims, head_dim) != std::end(kWgmmaHeadDims);
-}
+bool has_wgmma(int head_dim, int major) { return major == 9 && head_width(head_dim)->wgmma; }
 constexpr PrefillKernel kPrefillKernels[] = {
     {"tiled", [](auto& args, auto&, auto& context) { attention_tiled(args, context); }, any},
     {"fa2", [](auto& args, auto&, auto& context) { attention_fa2(args, Fa2Sums::fp32, context); },

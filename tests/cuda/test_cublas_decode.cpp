@@ -2,6 +2,7 @@
 
 #include "attention/attention_decode.h"
 #include "attention/cublas_decode.h"
+#include "attention/head_widths.h"
 #include "core/error.h"
 #include "rope/qk_rope_kv.h"
 #include "support/decode_problem.h"
@@ -68,7 +69,8 @@ TEST_CASE("gathered K and V: contexts from 1 to 40000, alone and ragged") {
 TEST_CASE("gathered K and V: every head width, windows, softcap, sharp scores") {
   Random random(2);
   Device device;
-  for (int head_dim : kAttentionHeadDims) {
+  for (const HeadWidth& width : head_widths()) {
+    const int head_dim = width.head_dim;
     for (int group : few({1, 3, 8}, {3})) {
       CAPTURE(head_dim);
       CAPTURE(group);
