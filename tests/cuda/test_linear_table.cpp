@@ -3,7 +3,9 @@
 
 #include <string>
 
+#include "backend/fp8_gemm.h"
 #include "backend/linear_ops.h"
+#include "linear/gemv.h"
 
 using namespace imp;
 using namespace imp::cuda;
@@ -17,6 +19,14 @@ std::string verdict(std::string_view name, const LinearProblem& problem) {
     if (v.name == name) return v.chosen ? "chosen" : v.reason ? v.reason : "could run";
   return "not in the table";
 }
+
+/// "" where it can run, chosen or not.
+std::string reason_of(std::string_view name, const LinearProblem& problem) {
+  const std::string text = verdict(name, problem);
+  return text == "chosen" || text == "could run" ? "" : text;
+}
+
+constexpr int64_t kSharedBytes = 227 << 10;  // that a block of sm_90 can have
 
 LinearProblem problem(F format, int64_t m, int capability) {
   return {.role = LinearRole::down,
@@ -137,4 +147,101 @@ TEST_CASE("bf16 copies of weights serve from 33 tokens on, on every device") {
   LinearProblem half = problem(F::f16, 9, 90);
   half.bf16_copy = true;
   CHECK(verdict("cublaslt_bf16", half) == "chosen");
+}
+
+TEST_CASE("which tokens the GEMV of tensor cores takes, and which keys it heeds") {
+  const auto reason = [](F format, int64_t m, const LinearSwitches& switches, LinearRole role = LinearRole::qkv,
+                         int64_t k = 4096) {
+    return verdict("gemv_mma", {role, format, m, 512, k, kSharedBytes, switches});
+  };
+  for (F format : {F::q8_0, F::q4_k, F::q6_k}) CHECK(reason(format, 8, {}) == "chosen");
+  CHECK(reason(F::q8_0, 2, {}) == "fewer than 3 tokens");
+  CHECK(reason(F::q8_0, 17, {}) == "more than 16 tokens");
+  CHECK(reason(F::q5_k, 8, {}) == "this layout has no gemv_mma kernel");
+  CHECK(reason(F::bf16, 8, {}) == "weight is not a block format");
+  CHECK(reason(F::q8_0, 8, {}, LinearRole::qkv, 4128) == "k is not a multiple of 256");
+  CHECK(reason(F::q8_0, 16, {}, LinearRole::qkv, 32768) == "activations do not fit into shared memory");
+  CHECK(reason(F::q4_k, 16, {.no_mmvq = true}) == "gemm.no_mmvq is set");
+  CHECK(reason(F::q8_0, 16, {.no_mmvq_q8_0 = true}) == "gemm.no_mmvq_q8_0 is set");
+  CHECK(reason(F::q4_k, 8, {.no_dp4a_gemv = true}) == "gemm.no_dp4a_gemv is set");
+  CHECK(reason(F::q4_k, 9, {.no_dp4a_gemv = true}) == "chosen");
+  CHECK(reason(F::q4_k, 9, {.no_dp4a_lm = true}, LinearRole::lm_head) == "gemm.no_dp4a_lm is set");
+}
+
+TEST_CASE("which tokens gemm_imma takes, and which keys it heeds") {
+  const auto reason = [](F format, int64_t m, const LinearSwitches& switches, LinearRole role = LinearRole::qkv,
+                         int64_t k = 4096) {
+    return reason_of("gemm_imma", {role, format, m, 512, k, kSharedBytes, switches});
+  };
+  CHECK(reason(F::q8_0, 8, {}) == "");
+  CHECK(reason(F::q8_0, 128, {}) == "");
+  CHECK(reason(F::q4_k, 64, {}) == "");
+  CHECK(reason(F::q4_k, 128, {}) == reason(F::q5_k, 65, {}));
+  CHECK(reason(F::q4_k, 128, {.q4k_imma_prefill = true}) == "");
+  CHECK(reason(F::f16, 8, {}) == "weight is not a block format");
+  CHECK(reason(F::q8_0, 2, {}) == "fewer than 3 tokens");
+  CHECK(reason(F::q8_0, 65, {}, LinearRole::qkv, 2048) != "");
+  CHECK(reason(F::q5_k, 64, {}) == "");
+  CHECK(reason(F::q5_k, 65, {}) == reason(F::q8_0, 65, {}, LinearRole::qkv, 2048));
+  CHECK(reason(F::q8_0, 129, {}) == "more than 128 tokens");
+  CHECK(reason(F::q4_k, 129, {}) == "more than 128 tokens");
+  CHECK(reason(F::q4_k, 129, {.q4k_imma_prefill = true}) == "");
+  CHECK(reason(F::q6_k, 129, {.q4k_imma_prefill = true}) == "more than 128 tokens");
+  CHECK(reason(F::q4_k, 257, {.q4k_imma_prefill = true}) == "more than 256 tokens");
+  CHECK(reason(F::q8_0, 64, {.q8_imma = false}) == "gemm.q8_imma_enabled is off");
+  CHECK(reason(F::q8_0, 63, {.q8_imma = false}) == "");
+  CHECK(reason(F::q4_k, 64, {.q8_imma = false}) == "");
+  CHECK(reason(F::q4_k, 16, {.no_mmvq = true}) == "gemm.no_mmvq is set");
+  CHECK(reason(F::q8_0, 16, {.no_mmvq_q8_0 = true}) == "gemm.no_mmvq_q8_0 is set");
+  CHECK(reason(F::q4_k, 16, {.no_mmvq_q8_0 = true}) == "");
+  CHECK(reason(F::q4_k, 8, {.no_dp4a_gemv = true}) == "gemm.no_dp4a_gemv is set");
+  CHECK(reason(F::q4_k, 9, {.no_dp4a_gemv = true}) == "");
+  CHECK(reason(F::q4_k, 9, {.no_dp4a_lm = true}, LinearRole::lm_head) == "gemm.no_dp4a_lm is set");
+}
+
+TEST_CASE("GEMVs refuse bf16 activations in words") {
+  for (F format : {F::q8_0, F::f16}) {
+    LinearProblem problem{LinearRole::down, format, 1, 64, 256, kSharedBytes, {}};
+    problem.bf16_activations = true;
+    for (const Verdict& verdict : linear_table().explain(problem)) {
+      CAPTURE(verdict.name);
+      CHECK((verdict.reason == nullptr) == (verdict.name == "dequant_gemm_bf16"));
+    }
+  }
+}
+
+TEST_CASE("fp8: what refuses, in words") {
+  LinearProblem problem{LinearRole::down, F::q8_0, 512, 64, 256, 0, {}};
+  const auto reason = [](const LinearProblem& p) { return std::string(reject_fp8_gemm(p) ? reject_fp8_gemm(p) : ""); };
+  CHECK(reason(problem) == "attention.fp8_prefill is not set");
+  problem.fp8 = true;
+  CHECK(reason(problem) == "");
+  problem.m = 128;
+  CHECK(reason(problem) == "at most 128 tokens");
+  problem.m = 512, problem.k = 264;
+  CHECK(reason(problem) == "k is not a multiple of 16");
+  problem.k = 256, problem.scaled = true;
+  CHECK(reason(problem) == "the weight has a scale of its own");
+  problem.role = LinearRole::lm_head;
+  CHECK(reason(problem) == "the head is no prefill product");
+}
+
+TEST_CASE("every format has a layout of its size, a GEMV and, where it has integer codes, gemm_imma") {
+  for (const FormatInfo& format : all_formats()) {
+    CAPTURE(format.name);
+    const PackedLayout layout = packed_layout_of(format.format);
+    const PackedSizes sizes = packed_sizes(layout, format.format, 3, 1024);
+    const int64_t packed = sizes.codes_bytes + sizes.scales_bytes + sizes.supers_bytes;
+    const int64_t in_file = 3 * row_bytes(format.format, 1024);
+    CHECK(packed >= in_file);
+    CHECK(packed <= in_file * 106 / 100);  // Q3_K's scales are whole bytes
+    const bool integers = format.block_elements > 1;
+    CHECK((layout == PackedLayout::kRows) == !integers);
+    CHECK(gemv_dp4a_mixes(layout, layout) == integers);
+    LinearProblem p = problem(format.format, 1, 90);
+    p.k = 4096, p.max_shared_bytes = kSharedBytes;
+    CHECK(reason_of(integers ? "gemv_dp4a" : "gemv_rows", p) == "");
+    p.m = 8;
+    CHECK((reason_of("gemm_imma", p) == "") == integers);
+  }
 }
