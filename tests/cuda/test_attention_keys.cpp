@@ -4,7 +4,8 @@
 
 #include "config/config.h"
 #include "exec/backend.h"
-#include "support/engine_runs.h"
+#include "support/compare.h"
+#include "support/cuda_engine.h"
 #include "support/paged_batch.h"
 
 // The keys of [attention] that concern prefill, flipped, and the kernels that then run. Which one is chosen on GPUs of
@@ -76,25 +77,11 @@ Run run(const Overrides& keys, int head_dim, int tokens) {
 }
 
 /// Of all values, as a share of their length.
-double distance(const Run& a, const Run& b) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.out.size(); ++i) {
-    error += std::pow(double{a.out[i]} - b.out[i], 2);
-    norm += std::pow(double{b.out[i]}, 2);
-  }
-  return std::sqrt(error / norm);
-}
+double distance(const Run& a, const Run& b) { return test::distance(a.out, b.out); }
 
-Engine engine(const Overrides& keys) {
-  Config config;
-  for (const auto& [key, value] : keys) config.set("attention." + key, value);
-  return Engine({.model_path = tiny_model(),
-                 .device = "cuda",
-                 .num_threads = 1,
-                 .memory_budget_bytes = uint64_t{512} << 20,
-                 .force_isa = {},
-                 .force_linear = {}},
-                std::move(config));
+Engine engine(Overrides keys) {
+  for (auto& [key, value] : keys) key = "attention." + key;
+  return on_device(keys);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 #include "support/compare.h"
 #include "support/model_runner.h"
-#include "support/npy.h"
+#include "support/tiny_models.h"
 
 // Tiny random models on the device against the logits of Hugging Face (tools/make_goldens.py made the files), and the
 // equalities that must hold whatever the logits are.
@@ -24,37 +24,6 @@ constexpr double kBf16Prefill = 3e-2;
 // Int8 activations: the oracle rounds them too, but what f16 attention moves over the middle between two codes then
 // errs by a whole one. Seen: 1.8e-2, where a window one token too wide changes 4e-1.
 constexpr double kInt8Decode = 3e-2;
-
-struct Golden {
-  const char* name;
-  bool block_format;
-};
-constexpr Golden kGoldens[] = {
-    {"tiny-llama", false},     {"tiny-llama3", false},         {"tiny-llama-yarn", false}, {"tiny-llama-linear", false},
-    {"tiny-llama-q8_0", true}, {"tiny-qwen2", false},          {"tiny-qwen3", false},      {"tiny-qwen3-q4_k", true},
-    {"tiny-gemma3", false},    {"tiny-gemma3-softcap", false},
-};
-
-std::string data_path(const std::string& name) { return std::string(IMP_TEST_DATA) + "/models/" + name; }
-
-std::vector<int32_t> prompt_of(const std::string& name) {
-  return read_npy<int32_t>(data_path(name + ".ids.npy")).values;
-}
-
-std::vector<float> expected(const std::string& name, const std::string& kind) {
-  return read_npy<float>(data_path(name + "." + kind + ".npy")).values;
-}
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!std::isfinite(a[i])) return INFINITY;
-    error += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-    norm += double(b[i]) * b[i];
-  }
-  return std::sqrt(error / norm);
-}
 
 RunnerOptions on_device(std::function<void(Settings&)> configure = {}) {
   return {.max_sequences = 4, .configure = std::move(configure), .make_backend = [](const BackendOptions& options) {

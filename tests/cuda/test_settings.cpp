@@ -15,15 +15,7 @@ namespace {
 
 Engine on_device(const Overrides& overrides = {}, const std::string& name = "tiny-llama",
                  uint64_t budget = uint64_t{1} << 30) {
-  Config config;
-  for (const auto& [key, value] : overrides) config.set(key, value);
-  return Engine({.model_path = tiny_model(name),
-                 .device = "cuda",
-                 .num_threads = 1,
-                 .memory_budget_bytes = budget,
-                 .force_isa = {},
-                 .force_linear = {}},
-                std::move(config));
+  return engine_with({.path = tiny_model(name), .device = "cuda", .budget_bytes = budget}, overrides);
 }
 
 double graphs(const Engine& engine, const std::string& field) {
@@ -32,16 +24,6 @@ double graphs(const Engine& engine, const std::string& field) {
 
 double launches(const Engine& engine, const std::string& kernel) {
   return std::max(0.0, report_number(engine.report_json(), {"launches", kernel}));
-}
-
-std::string error_of(const std::function<void()>& call, ErrorCode code) {
-  try {
-    call();
-  } catch (const Error& error) {
-    CHECK(error.code() == code);
-    return error.what();
-  }
-  return "(no error)";
 }
 
 }  // namespace

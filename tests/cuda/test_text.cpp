@@ -18,31 +18,11 @@ using namespace imp::test;
 namespace {
 
 Engine engine_of(const std::string& path, const std::string& device, const Overrides& overrides = {}) {
-  Config config;
-  for (const auto& [key, value] : overrides) config.set(key, value);
-  return Engine({.model_path = path,
-                 .device = device,
-                 .num_threads = 0,
-                 .memory_budget_bytes = uint64_t{3} << 30,
-                 .force_isa = {},
-                 .force_linear = {},
-                 .force_sampling = {}},
-                std::move(config));
+  return engine_with({.path = path, .device = device, .num_threads = 0, .budget_bytes = uint64_t{3} << 30}, overrides);
 }
 
 std::vector<float> next_logits(Engine& engine, const std::vector<TokenId>& tokens) {
   return engine.logits(tokens, false);
-}
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!std::isfinite(a[i])) return INFINITY;
-    error += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-    norm += double(b[i]) * b[i];
-  }
-  return std::sqrt(error / norm);
 }
 
 /// Where two greedy texts part, the two tokens must be closer in `wanted`'s logits than the two computations are to

@@ -36,6 +36,18 @@ inline std::string difference(std::span<const float> expected, std::span<const f
              found[worst], ", allowed ", tolerance.absolute + tolerance.relative * std::abs(double(expected[worst])));
 }
 
+/// |a - b| / |b|, Euclidean; infinite where a is not finite or of another size.
+inline double distance(std::span<const float> a, std::span<const float> b) {
+  if (a.size() != b.size()) return INFINITY;
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!std::isfinite(a[i])) return INFINITY;
+    error += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    norm += double{b[i]} * b[i];
+  }
+  return std::sqrt(error / norm);
+}
+
 /// The same bits everywhere.
 inline bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0);

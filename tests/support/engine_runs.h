@@ -1,11 +1,13 @@
 #pragma once
 #include <doctest/doctest.h>
 
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
 #include "engine/engine.h"
 
 namespace imp::test {
@@ -16,18 +18,43 @@ inline std::string tiny_model(const std::string& name = "tiny-llama") {
   return std::string(IMP_TEST_DATA) + "/models/" + name + ".gguf";
 }
 
-inline Engine make_engine(const Overrides& overrides = {}, const std::string& name = "tiny-llama",
-                          uint64_t budget_bytes = 0, const std::string& force_sampling = "") {
+/// What tests choose of an engine besides its configuration.
+struct EngineChoice {
+  std::string path = tiny_model();
+  std::string device = "cpu";
+  int num_threads = 1;
+  uint64_t budget_bytes = 0;
+  std::string force_sampling = {};
+};
+inline Engine engine_with(const EngineChoice& choice, const Overrides& overrides = {}) {
   Config config;
   for (const auto& [key, value] : overrides) config.set(key, value);
-  return Engine({.model_path = tiny_model(name),
-                 .device = "cpu",
-                 .num_threads = 1,
-                 .memory_budget_bytes = budget_bytes,
+  return Engine({.model_path = choice.path,
+                 .device = choice.device,
+                 .num_threads = choice.num_threads,
+                 .memory_budget_bytes = choice.budget_bytes,
                  .force_isa = {},
                  .force_linear = {},
-                 .force_sampling = force_sampling},
+                 .force_sampling = choice.force_sampling},
                 std::move(config));
+}
+
+inline Engine make_engine(const Overrides& overrides = {}, const std::string& name = "tiny-llama",
+                          uint64_t budget_bytes = 0, const std::string& force_sampling = "") {
+  return engine_with({.path = tiny_model(name), .budget_bytes = budget_bytes, .force_sampling = force_sampling},
+                     overrides);
+}
+
+/// What `call` says that it throws, which must be an Error of `code`.
+inline std::string error_of(const std::function<void()>& call, ErrorCode code = ErrorCode::invalid_argument) {
+  try {
+    call();
+  } catch (const Error& error) {
+    CHECK(error.code() == code);
+    return error.what();
+  }
+  FAIL("no error");
+  return "";
 }
 
 struct Completion {

@@ -1,5 +1,4 @@
 #pragma once
-#include <cmath>
 #include <memory>
 #include <string_view>
 #include <utility>
@@ -7,6 +6,7 @@
 
 #include "backend/bf16_gemm.h"
 #include "backend/fp8_gemm.h"
+#include "support/compare.h"
 #include "support/linear_workspace.h"
 
 namespace imp::test {
@@ -57,12 +57,6 @@ struct PrefillCall {
     return values;
   }
 };
-
-inline double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) error += std::pow(double(a[i]) - b[i], 2), norm += std::pow(double(b[i]), 2);
-  return a.size() == b.size() && norm > 0 ? std::sqrt(error / norm) : INFINITY;
-}
 
 /// fp32 values that bf16 holds, and the same as bf16.
 inline std::pair<std::vector<float>, std::vector<uint16_t>> bf16_values(Random& random, int64_t rows, int64_t cols) {

@@ -43,17 +43,6 @@ void open(const std::string& path, const std::string& device) {
   Engine(options, Config());
 }
 
-std::string error_of(const std::function<void()>& body, ErrorCode code = ErrorCode::invalid_argument) {
-  try {
-    body();
-  } catch (const Error& error) {
-    CHECK(error.code() == code);
-    return error.what();
-  }
-  FAIL("no error");
-  return "";
-}
-
 }  // namespace
 
 TEST_CASE("a batch gives what each request gives alone, and repeats") {

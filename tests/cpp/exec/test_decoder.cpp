@@ -7,7 +7,7 @@
 
 #include "support/compare.h"
 #include "support/model_runner.h"
-#include "support/npy.h"
+#include "support/tiny_models.h"
 
 // Equalities that hold whatever the logits are: how a sequence is cut into batches must not matter. Numbers may differ
 // by rounding where another batch size takes another kernel (int8 activations for block formats: see kBlockTolerance).
@@ -29,23 +29,6 @@ constexpr Model kModels[] = {
     {"tiny-llama", kSumTolerance},        {"tiny-llama-yarn", kSumTolerance}, {"tiny-llama-q8_0", kBlockTolerance},
     {"tiny-qwen3-q4_k", kBlockTolerance}, {"tiny-gemma3", kSumTolerance},
 };
-
-std::string data_path(const std::string& name) { return std::string(IMP_TEST_DATA) + "/models/" + name; }
-
-std::vector<int32_t> prompt_of(const std::string& name) {
-  return read_npy<int32_t>(data_path(name + ".ids.npy")).values;
-}
-
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!std::isfinite(a[i])) return INFINITY;
-    error += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-    norm += double(b[i]) * b[i];
-  }
-  return std::sqrt(error / norm);
-}
 
 std::vector<int32_t> slice(const std::vector<int32_t>& tokens, size_t begin, size_t end) {
   return {tokens.begin() + begin, tokens.begin() + std::min(end, tokens.size())};

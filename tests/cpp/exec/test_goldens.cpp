@@ -8,7 +8,7 @@
 #include "cpu/isa.h"
 #include "support/compare.h"
 #include "support/model_runner.h"
-#include "support/npy.h"
+#include "support/tiny_models.h"
 
 // Tiny random models against the logits of Hugging Face, and the equalities that must hold whatever the logits are.
 // tools/make_goldens.py made the files and says what they hold.
@@ -27,27 +27,6 @@ constexpr double kInt8Tolerance = 1e-2;
 // Against plain fp32 logits: what f16 keys and values cost, 4e-4 to 1e-3 of the logits (printed by make_goldens.py).
 constexpr double kPlainTolerance = 3e-3;
 
-struct Golden {
-  const char* name;
-  bool block_format;  // fast kernels round activations to int8, the reference does not
-};
-
-constexpr Golden kGoldens[] = {
-    {"tiny-llama", false},     {"tiny-llama3", false},         {"tiny-llama-yarn", false}, {"tiny-llama-linear", false},
-    {"tiny-llama-q8_0", true}, {"tiny-qwen2", false},          {"tiny-qwen3", false},      {"tiny-qwen3-q4_k", true},
-    {"tiny-gemma3", false},    {"tiny-gemma3-softcap", false},
-};
-
-std::string data_path(const std::string& name) { return std::string(IMP_TEST_DATA) + "/models/" + name; }
-
-std::vector<int32_t> prompt_of(const std::string& name) {
-  return read_npy<int32_t>(data_path(name + ".ids.npy")).values;
-}
-
-std::vector<float> expected(const std::string& name, const std::string& kind) {
-  return read_npy<float>(data_path(name + "." + kind + ".npy")).values;
-}
-
 bool machine_has(const std::string& isa) {
   try {
     cpu::choose_isa(isa);
@@ -57,18 +36,6 @@ bool machine_has(const std::string& isa) {
     MESSAGE("not tested here: ", isa);
     return false;
   }
-}
-
-/// |a - b| / |b|, Euclidean; infinite where a is not finite.
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!std::isfinite(a[i])) return INFINITY;
-    error += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-    norm += double(b[i]) * b[i];
-  }
-  return std::sqrt(error / norm);
 }
 
 }  // namespace
