@@ -28,6 +28,8 @@ class Bf16Weights {
 /// Prefill in bf16 through cuBLASLt from such copies: products read them where they are, and expand nothing. From this
 /// many tokens on nothing else is as fast, whatever the weights' own format (docs/performance.md).
 inline constexpr int64_t kBf16CopyTokens = 33;
+const char* reject_stream_gemm(const LinearProblem& problem);
+void launch_stream_gemm(const LinearContext& context, const LinearArgs& args);
 const char* reject_bf16_gemm(const LinearProblem& problem);
 void launch_bf16_gemm(const LinearContext& context, const LinearArgs& args);
 

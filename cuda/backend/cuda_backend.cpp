@@ -221,7 +221,9 @@ class CudaBackend final : public Backend {
                                    .fp8 = linear_.fp8 != nullptr,
                                    .bf16_copy = linear_.bf16 && !Bf16Weights::reject(query.role, query.format, query.k),
                                    .capability = linear_.capability,
-                                   .gated = query.role == LinearRole::gate_up});
+                                   .gated = query.role == LinearRole::gate_up,
+                                   .rows = query.role == LinearRole::gate_up ? 2 * query.n : query.n,
+                                   .num_sms = launch_.num_sms});
   }
   std::vector<Verdict> explain_attention(const AttentionQuery& query) const override {
     return cuda::explain_attention(attention_, query);
@@ -429,6 +431,7 @@ std::string CudaBackend::last_step() const {
 
 void CudaBackend::run_step(const StepShape& shape, const std::function<void()>& forward) {
   last_shape_ = shape;
+  linear_.prompt = shape.max_query_len > 1;
   if (timer_) {
     timer_->begin_step(launch_);
     forward();

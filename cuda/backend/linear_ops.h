@@ -39,7 +39,8 @@ struct LinearContext {
   const Fp8Weights* fp8 = nullptr;    // where attention.fp8_prefill asks for them
   const Bf16Weights* bf16 = nullptr;  // where the memory plan has room for copies
   ImmaScratch imma = {};
-  int capability = 0;  // of the device: 10 * major + minor
+  int capability = 0;   // of the device: 10 * major + minor
+  bool prompt = false;  // the step is one of a prompt
 };
 
 struct LinearProblem {
@@ -55,6 +56,8 @@ struct LinearProblem {
   bool scaled = false;            // a weight has a scale of its own besides those of its blocks
   int capability = 0;             // of the device
   bool gated = false;             // gate and up
+  int64_t rows = 0;               // of all outputs
+  int num_sms = 0;
 };
 
 /// How a candidate computes a linear.

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <span>
 
 #include "backend/bf16_gemm.h"
@@ -36,6 +37,14 @@ const char* reject_integers(const LinearProblem& p) {
   return nullptr;
 }
 
+/// Steps of prompts are not started ahead like those that decode: another GEMV's blocks may be on their way out when
+/// this one's come, and two of them land where one multiprocessor is free first (gemv_plan.cpp).
+GemvArgs gemv_args_in(const LinearContext& context, const LinearArgs& args) {
+  GemvArgs gemv = gemv_args(args);
+  gemv.after_other = gemv.after_other || context.prompt;
+  return gemv;
+}
+
 const char* reject_gemv_dp4a(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
   if (p.bf16_activations) return "activations are bf16";
@@ -47,7 +56,7 @@ const char* reject_gemv_dp4a(const LinearProblem& p) {
   return reject_integers(p);
 }
 void launch_gemv_dp4a(const LinearContext& context, const LinearArgs& args) {
-  gemv_dp4a(layouts_of(args).data(), gemv_args(args), context.launch);
+  gemv_dp4a(layouts_of(args).data(), gemv_args_in(context, args), context.launch);
 }
 
 const char* reject_gemv_rows(const LinearProblem& p) {
@@ -62,7 +71,7 @@ const char* reject_gemv_rows(const LinearProblem& p) {
   return nullptr;
 }
 void launch_gemv_rows(const LinearContext& context, const LinearArgs& args) {
-  gemv_rows(args.outputs[0].weight.format, gemv_args(args), context.launch);
+  gemv_rows(args.outputs[0].weight.format, gemv_args_in(context, args), context.launch);
 }
 
 // Measured beside the GEMV, and beside expanding the weights to bf16 (docs/performance.md).
@@ -122,6 +131,7 @@ constexpr Candidate<LinearProblem, LinearKernel> kLinear[] = {
     {"gemv_dp4a", reject_gemv_dp4a, {launch_gemv_dp4a, gemv_dp4a_mixes}},
     {"gemv_rows", reject_gemv_rows, {launch_gemv_rows}},
     {"cublaslt_fp8", reject_fp8_gemm, {launch_fp8_gemm, mixes_all}},
+    {"gemm_stream", reject_stream_gemm, {launch_stream_gemm, mixes_all}},
     {"cublaslt_bf16", reject_bf16_gemm, {launch_bf16_gemm, mixes_all}},
     {"dequant_gemm_f16", reject_f16_gemm, {launch_f16_gemm, mixes_all}},
     {"gemm_wgmma", reject_gemm_wgmma, {launch_gemm_wgmma, mixes_all}},
@@ -161,7 +171,10 @@ LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, c
           .bf16_copy = has_copies(context, args),
           .scaled = std::ranges::any_of(args.outputs, [](const LinearOutput& o) { return o.weight.scale != 1; }),
           .capability = context.capability,
-          .gated = args.gated};
+          .gated = args.gated,
+          .rows = std::accumulate(args.outputs.begin(), args.outputs.end(), int64_t{0},
+                                  [](int64_t sum, const LinearOutput& o) { return sum + o.weight.rows; }),
+          .num_sms = context.launch.num_sms};
 }
 
 }  // namespace

@@ -123,6 +123,28 @@ TEST_CASE("gemm_imma beside a bf16 copy: up to 32 tokens where a format has one 
   }
 }
 
+TEST_CASE("gemm_stream: up to 128 tokens with copies on sm_90, where all multiprocessors get about the same") {
+  LinearProblem p = problem(F::q8_0, 128, 90);  // down of an 8B model
+  p.rows = 4096, p.num_sms = 132;
+  CHECK(verdict("gemm_stream", p) == "no bf16 copy of the weight is kept");
+  p.bf16_copy = true;
+  for (int64_t m : {33, 64, 128}) {
+    p.m = m;
+    CHECK(verdict("gemm_stream", p) == "chosen");
+  }
+  p.m = 129;
+  CHECK(verdict("gemm_stream", p) == "more than 128 tokens");
+  CHECK(verdict("cublaslt_bf16", p) == "chosen");
+  p.m = 128, p.k = 4096;  // o: too short to be cut into parts
+  CHECK(verdict("gemm_stream", p) == "rows cannot be shared out to all multiprocessors");
+  p.rows = 24576;  // gate and up
+  CHECK(verdict("gemm_stream", p) == "chosen");
+  p.scaled = true;
+  CHECK(verdict("gemm_stream", p) == "the weight has a scale of its own");
+  p.scaled = false, p.capability = 120;
+  CHECK(verdict("gemm_stream", p) == "wgmma exists on sm_90 alone");
+}
+
 TEST_CASE("bf16 copies of weights serve from 33 tokens on, on every device") {
   for (int capability : {80, 90, 120}) {
     for (F format : {F::q8_0, F::q4_k, F::q6_k, F::q5_k}) {

@@ -21,6 +21,7 @@ struct PrefillCall {
   cuda::LinearSwitches switches = {};
   const cuda::Bf16Weights* bf16_copies = nullptr;
   const cuda::Fp8Weights* fp8_copies = nullptr;
+  int num_sms = 0;  // other than the device has
 
   int64_t width() const {
     int64_t n = 0;
@@ -47,6 +48,7 @@ struct PrefillCall {
     context.switches = switches;
     context.bf16 = bf16_copies;
     context.fp8 = fp8_copies;
+    if (num_sms > 0) context.launch.num_sms = num_sms;
     cuda::run_linear(
         context,
         {.x = {const_cast<void*>(x), x_type, m, k, k}, .outputs = outputs, .accumulate = accumulate, .gated = gated},
