@@ -2,9 +2,8 @@
 // attention left out: every candidate of the table, and every tile of gemm_imma.
 //   gemm_small_cuda SHAPE FORMATS TOKENS WHAT [OPS]
 //     SHAPE    8b, 1b or 0.6b          FORMATS  Q8_0,Q4_K,...          TOKENS   1,2,4,...
-//     WHAT     auto,gemv_dp4a,gemm_imma,gemm_hmma,gemm_wgmma,dequant_gemm_bf16,tile0,..., or from copies cublaslt_bf16,
-//     and
-//              cublaslt_bf16+narrow with bf16 between the ops
+//     WHAT     auto,gemv_dp4a,gemm_imma,gemm_hmma,gemm_wgmma,dequant_gemm_bf16,tile0,..., or from copies gemm_stream,
+//              cublaslt_bf16, and cublaslt_bf16+narrow with bf16 between the ops
 //     OPS      letters of the linears to run: q(kv), o, g(ate and up), d(own), all without; GB/s are of the whole
 //              layer; several sets with commas between
 // Prints us a layer, GB/s of packed weights, TFLOP/s.
@@ -106,7 +105,9 @@ int main(int argc, char** argv) {
     std::vector<Layer> model;
     Bf16Weights copies;
     std::vector<void*> copied;
-    const bool with_copies = std::string(argv[4]).find("cublaslt_bf16") != std::string::npos;
+    const std::string whats = argv[4];
+    const bool with_copies =
+        whats.find("cublaslt_bf16") != std::string::npos || whats.find("gemm_stream") != std::string::npos;
     context.bf16 = with_copies ? &copies : nullptr;
     int64_t bytes = 0, weights = 0;
     for (int i = 0; i < shape->layers; ++i) {

@@ -226,7 +226,7 @@ TEST_CASE("gemm_stream: linears with copies are those with the weights expanded 
         const std::vector<float> expected = call.run(x.data(), DType::f32, DType::f32);
         const int64_t before = workspace.device.launches["gemm_stream"];
         call.bf16_copies = copies, call.candidate = "gemm_stream", call.num_sms = 4;
-        CHECK(distance(call.run(x.data(), DType::f32, DType::f32), expected) < 1e-6);
+        CHECK(distance(call.run(x.data(), DType::f32, DType::f32), expected) < 1e-5);
         CHECK(workspace.device.launches["gemm_stream"] == before + 1);
       }
       for (bool bias : {false, true})
@@ -236,7 +236,8 @@ TEST_CASE("gemm_stream: linears with copies are those with the weights expanded 
           const std::vector<float> expected = call.run(x.data(), DType::f32, y);
           const int64_t activations = workspace.device.launches["gated_activation"];
           call.bf16_copies = copies, call.candidate = "gemm_stream", call.num_sms = 2;
-          CHECK(distance(call.run(x.data(), DType::f32, y), expected) < (y == DType::f32 ? 1e-6 : 2e-3));
+          // With bf16 results the library's gate and up are bf16, too.
+          CHECK(distance(call.run(x.data(), DType::f32, y), expected) < (y == DType::f32 ? 1e-5 : 1e-2));
           // Where gate and up are one product and nothing is added, it activates itself.
           CHECK(workspace.device.launches["gated_activation"] - activations == (bias || copies == &apart ? 1 : 0));
         }
