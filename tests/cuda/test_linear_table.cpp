@@ -265,5 +265,55 @@ TEST_CASE("every format has a layout of its size, a GEMV and, where it has integ
     CHECK(reason_of(integers ? "gemv_dp4a" : "gemv_rows", p) == "");
     p.m = 8;
     CHECK((reason_of("gemm_imma", p) == "") == integers);
+
+TEST_CASE("gemm.no_*: which products lose their integer kernels, and which take over") {
+  const auto with = [](const LinearSwitches& switches, F format, int64_t m, LinearRole role = LinearRole::down) {
+    LinearProblem p = problem(format, m, 90);
+    p.switches = switches, p.role = role;
+    p.k = 4096, p.max_shared_bytes = 227 << 10;
+    return p;
+  };
+  const char* const kInteger[] = {"gemv_dp4a", "gemv_mma", "gemm_imma"};
+  const auto none_chosen = [&](const LinearProblem& p, const std::string& reason) {
+    for (const char* name : kInteger) {
+      CAPTURE(name);
+      CHECK(verdict(name, p) != "chosen");
+      CHECK(verdict(name, p) != "could run");
+    }
+    CHECK(verdict(p.m <= 2 ? "gemv_dp4a" : "gemm_imma", p) == reason);
+    CHECK((verdict("dequant_gemm_bf16", p) == "chosen" || verdict("gemm_wgmma", p) == "chosen"));
+  };
+  CHECK(verdict("gemv_dp4a", with({}, F::q8_0, 1)) == "chosen");
+  CHECK(verdict("gemm_imma", with({}, F::q8_0, 20)) == "chosen");
+
+  for (F format : {F::q8_0, F::q4_k}) {
+    for (int64_t m : {1, 5, 20}) none_chosen(with({.no_mmvq = true}, format, m), "gemm.no_mmvq is set");
+    for (int64_t m : {1, 5}) none_chosen(with({.no_dp4a_gemv = true}, format, m), "gemm.no_dp4a_gemv is set");
+    CHECK(verdict("gemv_mma", with({.no_dp4a_gemv = true}, format, 9)) == "chosen");  // more than 8 rows
+    none_chosen(with({.no_dp4a_lm = true}, format, 1, LinearRole::lm_head), "gemm.no_dp4a_lm is set");
+    for (LinearRole role : {LinearRole::qkv, LinearRole::down})
+      CHECK(verdict("gemv_dp4a", with({.no_dp4a_lm = true}, format, 1, role)) == "chosen");
+  }
+  for (int64_t m : {1, 5, 20}) none_chosen(with({.no_mmvq_q8_0 = true}, F::q8_0, m), "gemm.no_mmvq_q8_0 is set");
+  CHECK(verdict("gemv_dp4a", with({.no_mmvq_q8_0 = true}, F::q4_k, 1)) == "chosen");
+  CHECK(verdict("gemm_imma", with({.no_mmvq_q8_0 = true}, F::q6_k, 20)) == "chosen");
+}
+
+TEST_CASE("gemm.q8_imma_enabled: Q8_0 of 64 tokens and more; gemm.cublas_fp16_acc: what the library multiplies") {
+  LinearProblem p = problem(F::q8_0, 64, 90);
+  CHECK(verdict("gemm_imma", p) == "chosen");
+  p.switches.q8_imma = false;
+  CHECK(verdict("gemm_imma", p) == "gemm.q8_imma_enabled is off");
+  p.m = 63;
+  CHECK(verdict("gemm_imma", p) == "chosen");
+  p.m = 64, p.format = F::q4_k;
+  CHECK(verdict("gemm_imma", p) == "chosen");
+
+  for (F format : {F::q8_0, F::q4_k, F::bf16}) {
+    LinearProblem long_prompt = problem(format, 600, 90);
+    CHECK(verdict("dequant_gemm_f16", long_prompt) == "gemm.cublas_fp16_acc is not on");
+    CHECK(verdict("dequant_gemm_bf16", long_prompt) == "chosen");
+    long_prompt.switches.f16_sums = true;
+    CHECK(verdict("dequant_gemm_f16", long_prompt) == "chosen");
   }
 }

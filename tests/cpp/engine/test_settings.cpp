@@ -234,6 +234,21 @@ TEST_CASE("ffn.sparsity_threshold: zero is exact, a huge one silences the FFN of
   decode(huge);
   CHECK(launches_of(plain, "skip") == 0);
   CHECK(launches_of(huge, "skip") > 0);
+  // No group of activations is as small as this, some are as small as that: the value counts, not that there is one.
+  const auto next = [&](const char* threshold) {
+    Engine engine = make_engine({{"ffn.sparsity_threshold", threshold}}, model);
+    complete(engine, prompt_of(4), greedy(1));
+    SamplingParams params = greedy(6);
+    params.logprobs = 1;
+    std::vector<float> found;
+    for (const auto& row : complete(engine, prompt_of(4), params).logprobs) found.push_back(row[0].logprob);
+    return found;
+  };
+  const std::vector<float> exact = next("0"), none = next("1e-9"), some = next("0.5");
+  REQUIRE(none.size() == exact.size());
+  for (size_t i = 0; i < exact.size(); ++i) CHECK(none[i] == doctest::Approx(exact[i]).epsilon(1e-4));
+  CHECK(some != none);
+  CHECK(some != next("1e9"));
   CHECK(
       contains(make_engine({{"ffn.sparsity_threshold", "0.01"}}, "tiny-qwen3").report_json(), "no down_proj is Q8_0"));
 }

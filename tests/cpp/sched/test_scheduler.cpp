@@ -223,3 +223,17 @@ TEST_CASE("forks share the prompt's blocks; the first to write copies the partia
   for (SequenceId id = 0; id < 4; ++id) scheduler.remove(id);
   CHECK(pool.num_used() == 0);
 }
+
+TEST_CASE("a newcomer needs a spare block for each that runs, or it would soon be thrown out again") {
+  for (const int64_t spare : {0, 1}) {
+    CAPTURE(spare);
+    BlockPool pool(1 + 2 + spare);
+    Scheduler scheduler({4, 64}, pool);
+    scheduler.add({.id = 0, .tokens = std::vector<int32_t>(10, 1)});
+    scheduler.commit(scheduler.plan());
+    scheduler.append(0, 9);
+    scheduler.add({.id = 1, .tokens = std::vector<int32_t>(20, 1)});
+    CHECK(scheduler.plan().chunks.size() == size_t(1 + spare));
+    CHECK(scheduler.num_waiting() == 1 - spare);
+  }
+}
