@@ -244,7 +244,7 @@ TEST_CASE("ffn.sparsity_threshold: zero is exact, a huge one silences the FFN of
     for (const auto& row : complete(engine, prompt_of(4), params).logprobs) found.push_back(row[0].logprob);
     return found;
   };
-  const std::vector<float> exact = next("0"), none = next("1e-9"), some = next("0.5");
+  const std::vector<float> exact = next("0"), none = next("1e-9"), some = next("8");
   REQUIRE(none.size() == exact.size());
   for (size_t i = 0; i < exact.size(); ++i) CHECK(none[i] == doctest::Approx(exact[i]).epsilon(1e-4));
   CHECK(some != none);
