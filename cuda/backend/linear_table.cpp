@@ -81,6 +81,7 @@ constexpr int64_t kImmaPrefillTokens = 64;  // from here on gemm.q8_imma_enabled
 
 const char* reject_gemm_imma(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
+  if (p.capability < 90) return "its bulk copies exist from sm_90 on";
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.k % 32 != 0) return "k is not a multiple of 32";
   if (p.m < kImmaFewestTokens) return "fewer than 3 tokens";
@@ -111,6 +112,7 @@ constexpr int64_t kGemvMmaFewestTokens = 3;
 
 const char* reject_gemv_mma(const LinearProblem& p) {
   if (is_float(p.format)) return "weight is not a block format";
+  if (p.capability < 90) return "its barriers exist from sm_90 on";
   if (p.bf16_activations) return "activations are bf16";
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.m < kGemvMmaFewestTokens) return "fewer than 3 tokens";

@@ -36,6 +36,7 @@ struct ImmaUnit {
 
 template <class Format, class Tile>
 __global__ __launch_bounds__(Tile::kThreads, 1) void gemm_imma_kernel(const __grid_constant__ ImmaArgs args) {
+#if __CUDA_ARCH__ >= 900  // the table takes it from there on
   using Shared = ImmaShared<Format, Tile>;
   constexpr int kBlocks = Tile::kBlocks;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -189,6 +190,7 @@ __global__ __launch_bounds__(Tile::kThreads, 1) void gemm_imma_kernel(const __gr
       imma_finish<Tile>(args, rows, at.token_tile, fragment, total);
     }
   }
+#endif
 }
 
 /// The shapes, by index (kImmaTiles). The fewer tokens, the longer a slab, so that warps seldom meet.

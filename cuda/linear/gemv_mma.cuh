@@ -221,6 +221,7 @@ __device__ __forceinline__ void run_gemv_mma(const GemvArgs& args, const GemvMma
 template <class Format, class Second, int kTiles>
 __global__ __launch_bounds__(kGemvMmaThreads, 2) void gemv_mma_kernel(const __grid_constant__ GemvArgs args,
                                                                       const __grid_constant__ GemvMmaPlan plan) {
+#if __CUDA_ARCH__ >= 900  // the table takes it from there on
   constexpr int kPlanes = Format::kPlanes > Second::kPlanes ? Format::kPlanes : Second::kPlanes;
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ uint64_t barrier;
@@ -231,6 +232,7 @@ __global__ __launch_bounds__(kGemvMmaThreads, 2) void gemv_mma_kernel(const __gr
       return run_gemv_mma<Second, kPlanes, kTiles>(args, plan, share, shared, &barrier, parts);
   }
   run_gemv_mma<Format, kPlanes, kTiles>(args, plan, share, shared, &barrier, parts);
+#endif
 }
 
 template <class Format, class Second, int kTiles>

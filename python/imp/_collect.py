@@ -74,6 +74,7 @@ class Collector:
             decode_s=timings.decode_s,
             prompt_tokens=timings.prompt_tokens,
             generated_tokens=timings.generated_tokens,
+            num_sequences=self._params.n,
         )
         if self._params.prompt_logprobs is not None:
             self.output.prompt_logprobs = [self._row(row) if row else None for row in prompt_rows]

@@ -23,13 +23,14 @@ TokenLogprobs = dict[int, Logprob]
 
 @dataclass(slots=True, frozen=True)
 class RequestMetrics:
-    """Where the time of a request went."""
+    """Where the time of a request went, in seconds."""
 
-    queued_s: float
-    prefill_s: float
-    decode_s: float
+    queued_s: float  # until its first step
+    prefill_s: float  # from there to the first token
+    decode_s: float  # from there to the last
     prompt_tokens: int
-    generated_tokens: int
+    generated_tokens: int  # of all its sequences
+    num_sequences: int = 1
 
     @property
     def prompt_tokens_per_s(self) -> float:
@@ -38,8 +39,9 @@ class RequestMetrics:
 
     @property
     def generated_tokens_per_s(self) -> float:
-        """Speed of the answer, 0 where it took no time."""
-        return self.generated_tokens / self.decode_s if self.decode_s > 0 else 0.0
+        """Speed of the answer behind its first token, which is the prompt's; 0 where it took no time."""
+        following = self.generated_tokens - self.num_sequences
+        return following / self.decode_s if following > 0 and self.decode_s > 0 else 0.0
 
 
 @dataclass(slots=True)

@@ -49,9 +49,10 @@ TEST_CASE("gemm_hmma: Q4_K where gemm.q4k_hmma_enabled is set, from 32 tokens on
     CHECK(verdict("gemm_hmma", p) == "chosen");
     p.m = 32;
     CHECK(verdict("gemm_hmma", p) == "chosen");
-    CHECK(verdict("gemm_imma", p) == "gemm.q4k_hmma_enabled is set");
+    if (capability >= 90) CHECK(verdict("gemm_imma", p) == "gemm.q4k_hmma_enabled is set");
     p.m = 31;
     CHECK(verdict("gemm_hmma", p) == "fewer than 32 tokens");
+    if (capability < 90) continue;
     CHECK(verdict("gemm_imma", p) == "chosen");
     p.m = 256, p.switches.q4k_imma_prefill = true;
     CHECK(verdict("gemm_imma", p) == "chosen");
@@ -155,7 +156,7 @@ TEST_CASE("bf16 copies of weights serve from 33 tokens on, on every device") {
       for (int64_t m : {33, 128, 512, 4096}) {
         p.m = m;
         CHECK(verdict("cublaslt_bf16", p) == "chosen");
-        CHECK(verdict("gemm_imma", p) == "products of a bf16 copy are faster from 33 tokens on");
+        if (capability >= 90) CHECK(verdict("gemm_imma", p) == "products of a bf16 copy are faster from 33 tokens on");
       }
       p.m = 1;
       CHECK(verdict("gemv_dp4a", p) == "chosen");
@@ -315,5 +316,23 @@ TEST_CASE("gemm.q8_imma_enabled: Q8_0 of 64 tokens and more; gemm.cublas_fp16_ac
     CHECK(verdict("dequant_gemm_bf16", long_prompt) == "chosen");
     long_prompt.switches.f16_sums = true;
     CHECK(verdict("dequant_gemm_f16", long_prompt) == "chosen");
+  }
+}
+
+TEST_CASE("GPUs before sm_90 have no bulk copies: every product of every format has a kernel all the same") {
+  for (int capability : {80, 86, 89}) {
+    for (F format : {F::q8_0, F::q4_k, F::q6_k, F::q5_k, F::q2_k, F::iq4_xs, F::mxfp4, F::bf16, F::f32}) {
+      const bool blocks = format != F::bf16 && format != F::f32;
+      for (int64_t m : {1, 2, 3, 8, 20, 64, 100, 300, 4096}) {
+        CAPTURE(m);
+        LinearProblem p = problem(format, m, capability);
+        p.k = 4096;
+        CHECK_NOTHROW(linear_table().select(p));
+        CHECK(verdict("gemm_wgmma", p) != "chosen");
+        CHECK(verdict("gemm_imma", p) ==
+              (blocks ? "its bulk copies exist from sm_90 on" : "weight is not a block format"));
+        CHECK(verdict("gemv_mma", p) == (blocks ? "its barriers exist from sm_90 on" : "weight is not a block format"));
+      }
+    }
   }
 }

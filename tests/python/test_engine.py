@@ -73,7 +73,7 @@ def test_metrics(engine: imp.Engine) -> None:
     assert metrics.prefill_s > 0
     assert metrics.decode_s > 0
     assert metrics.queued_s >= 0
-    assert metrics.generated_tokens_per_s == 12 / metrics.decode_s
+    assert metrics.generated_tokens_per_s == 11 / metrics.decode_s  # the first is the prompt's
 
 
 def test_without_max_tokens_it_runs_until_the_context_is_full(engine: imp.Engine) -> None:
@@ -490,3 +490,12 @@ def test_two_engines_in_one_process(tiny_llama: str, data: Path) -> None:
         two.generate([5, 6, 7], GREEDY)
         assert one.generate([5, 6, 7], GREEDY)[0].outputs[0].token_ids == first
         assert one.report()["model"]["architecture"] != two.report()["model"]["architecture"]
+
+
+def test_speeds_leave_the_first_token_to_the_prompt() -> None:
+    times = {"queued_s": 0.0, "prefill_s": 2.0, "decode_s": 4.0, "prompt_tokens": 10}
+    assert imp.RequestMetrics(**times, generated_tokens=9).prompt_tokens_per_s == 5
+    assert imp.RequestMetrics(**times, generated_tokens=9).generated_tokens_per_s == 2
+    assert imp.RequestMetrics(**times, generated_tokens=9, num_sequences=5).generated_tokens_per_s == 1
+    assert imp.RequestMetrics(**times, generated_tokens=1).generated_tokens_per_s == 0
+    assert imp.RequestMetrics(**{**times, "decode_s": 0.0}, generated_tokens=9).generated_tokens_per_s == 0

@@ -87,16 +87,15 @@ def _figures(engine: Engine, output: RequestOutput, load_s: float) -> dict[str, 
     if metrics is None:
         raise InternalError("a finished request without metrics")
     memory = engine.report().get("mem", {})
-    following = metrics.generated_tokens - 1  # the first token is the prompt's
     return {
         "model": engine.model_description,
         "device": f"{engine.device}: {engine.device_name}",
         "memory_bytes": {tag: count for tag, count in memory.items() if isinstance(count, int)},
         "load_s": load_s,
         "prompt_tokens": metrics.prompt_tokens,
-        "prompt_tokens_per_s": metrics.prompt_tokens / metrics.prefill_s if metrics.prefill_s > 0 else None,
+        "prompt_tokens_per_s": metrics.prompt_tokens_per_s or None,
         "generated_tokens": metrics.generated_tokens,
-        "generated_tokens_per_s": following / metrics.decode_s if following > 0 and metrics.decode_s > 0 else None,
+        "generated_tokens_per_s": metrics.generated_tokens_per_s or None,
         "time_to_first_token_s": metrics.queued_s + metrics.prefill_s,
     }
 
