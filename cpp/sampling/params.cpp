@@ -8,6 +8,7 @@ namespace imp {
 namespace {
 
 constexpr int32_t kMaxLogprobs = 20;
+constexpr int32_t kMaxSamples = 256;  // of one prompt; each has its sampler and its text from the start
 constexpr float kMaxBias = 10000;
 
 template <class Value>
@@ -89,7 +90,7 @@ void SamplingParams::validate(int32_t vocab_size) const {
   require(max_tokens == -1 || min_tokens <= max_tokens, "min_tokens", min_tokens,
           cat("at most max_tokens, ", max_tokens));
   require(think_budget >= -1, "think_budget", think_budget, "an integer >= 0, or -1 (as configured)");
-  require(n >= 1, "n", n, "an integer >= 1");
+  require(n >= 1 && n <= kMaxSamples, "n", n, cat("an integer from 1 to ", kMaxSamples));
   const std::string logprobs_range = cat("an integer from 0 to ", kMaxLogprobs, ", or -1 (none)");
   require(logprobs >= -1 && logprobs <= kMaxLogprobs, "logprobs", logprobs, logprobs_range);
   require(prompt_logprobs >= -1 && prompt_logprobs <= kMaxLogprobs, "prompt_logprobs", prompt_logprobs, logprobs_range);

@@ -74,7 +74,7 @@ TEST_CASE("integers out of range are named") {
       {"mirostat", &SamplingParams::mirostat, {0, 2}, {1, 3, -1}},
       {"max_tokens", &SamplingParams::max_tokens, {-1, 1}, {0, -2}},
       {"min_tokens", &SamplingParams::min_tokens, {0, 5}, {-1}},
-      {"n", &SamplingParams::n, {1, 4}, {0, -1}},
+      {"n", &SamplingParams::n, {1, 4, 256}, {0, -1, 257, 2147483647}},
       {"logprobs", &SamplingParams::logprobs, {-1, 0, 20}, {-2, 21}},
       {"prompt_logprobs", &SamplingParams::prompt_logprobs, {-1, 0, 20}, {-2, 21}},
   };
