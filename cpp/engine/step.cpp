@@ -19,7 +19,9 @@ SamplingMode choose_sampling(const EngineOptions& options, const Backend& backen
   if (!forced.empty())
     fail(ErrorCode::invalid_argument, "force_sampling \"", forced, "\" is unknown; expected host, device or ahead");
   if (backend.draws_tokens()) return {true, true, "logits stay on the device"};
-  return {false, false, cat("the logits of ", backend.name(), " are in the host's memory")};
+  return {false, false,
+          backend.memory_is_host() ? cat("the logits of ", backend.name(), " are in the host's memory")
+                                   : cat("no kernel of ", backend.name(), " draws tokens on this device")};
 }
 
 std::vector<TokenEvent> Engine::step() {

@@ -46,16 +46,34 @@ struct RowMemory {
   Crossing crossing;
 };
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define IMP_ROW_CLUSTER
+/// There are no clusters, and nobody calls these kernels; they only have to compile.
+struct RowCluster {
+  __device__ unsigned block_rank() const { return 0; }
+  __device__ void sync() const {}
+  template <class T>
+  __device__ T* map_shared_rank(T* at, int) const {
+    return at;
+  }
+};
+__device__ inline RowCluster row_cluster() { return {}; }
+#else
+#define IMP_ROW_CLUSTER __cluster_dims__(kClusterBlocks, 1, 1)
+using RowCluster = cooperative_groups::cluster_group;
+__device__ inline RowCluster row_cluster() { return cooperative_groups::this_cluster(); }
+#endif
+
 struct ClusterRow {
   RowMemory& memory;
-  cooperative_groups::cluster_group cluster;
+  RowCluster cluster;
   int block, warp, lane;
   int begin, end;  // the warp's piece
   int phase = 0;   // of block_parts
 
   __device__ ClusterRow(RowMemory& memory, int size)
       : memory(memory),
-        cluster(cooperative_groups::this_cluster()),
+        cluster(row_cluster()),
         block(static_cast<int>(cluster.block_rank())),
         warp(static_cast<int>(threadIdx.x) / 32),
         lane(static_cast<int>(threadIdx.x) % 32) {

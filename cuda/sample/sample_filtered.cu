@@ -321,7 +321,7 @@ __device__ void describe(ClusterRow& row, const SampleRow& how, const float* raw
   }
 }
 
-__global__ void __cluster_dims__(kClusterBlocks, 1, 1) __launch_bounds__(kRowThreads)
+__global__ void IMP_ROW_CLUSTER __launch_bounds__(kRowThreads)
     filtered_kernel(SampleArgs args, float* scratch, bool in_shared) {
   extern __shared__ __align__(16) unsigned char shared[];
   const int size = static_cast<int>(args.logits.cols);

@@ -39,6 +39,12 @@ LinearProblem problem(F format, int64_t m, int capability) {
           .capability = capability};
 }
 
+/// A device that has no wgmma and all else.
+LinearProblem on_sm_120(LinearProblem p) {
+  p.capability = 120;
+  return p;
+}
+
 }  // namespace
 
 TEST_CASE("gemm_hmma: Q4_K where gemm.q4k_hmma_enabled is set, from 32 tokens on, after gemm.q4k_imma_prefill") {
@@ -175,7 +181,7 @@ TEST_CASE("bf16 copies of weights serve from 33 tokens on, on every device") {
 TEST_CASE("which tokens the GEMV of tensor cores takes, and which keys it heeds") {
   const auto reason = [](F format, int64_t m, const LinearSwitches& switches, LinearRole role = LinearRole::qkv,
                          int64_t k = 4096) {
-    return verdict("gemv_mma", {role, format, m, 512, k, kSharedBytes, switches});
+    return verdict("gemv_mma", on_sm_120({role, format, m, 512, k, kSharedBytes, switches}));
   };
   for (F format : {F::q8_0, F::q4_k, F::q6_k}) CHECK(reason(format, 8, {}) == "chosen");
   CHECK(reason(F::q8_0, 2, {}) == "fewer than 3 tokens");
@@ -194,7 +200,7 @@ TEST_CASE("which tokens the GEMV of tensor cores takes, and which keys it heeds"
 TEST_CASE("which tokens gemm_imma takes, and which keys it heeds") {
   const auto reason = [](F format, int64_t m, const LinearSwitches& switches, LinearRole role = LinearRole::qkv,
                          int64_t k = 4096) {
-    return reason_of("gemm_imma", {role, format, m, 512, k, kSharedBytes, switches});
+    return reason_of("gemm_imma", on_sm_120({role, format, m, 512, k, kSharedBytes, switches}));
   };
   CHECK(reason(F::q8_0, 8, {}) == "");
   CHECK(reason(F::q8_0, 128, {}) == "");
@@ -266,12 +272,14 @@ TEST_CASE("every format has a layout of its size, a GEMV and, where it has integ
     CHECK(reason_of(integers ? "gemv_dp4a" : "gemv_rows", p) == "");
     p.m = 8;
     CHECK((reason_of("gemm_imma", p) == "") == integers);
+  }
+}
 
 TEST_CASE("gemm.no_*: which products lose their integer kernels, and which take over") {
   const auto with = [](const LinearSwitches& switches, F format, int64_t m, LinearRole role = LinearRole::down) {
     LinearProblem p = problem(format, m, 90);
     p.switches = switches, p.role = role;
-    p.k = 4096, p.max_shared_bytes = 227 << 10;
+    p.k = 4096, p.max_shared_bytes = kSharedBytes;
     return p;
   };
   const char* const kInteger[] = {"gemv_dp4a", "gemv_mma", "gemm_imma"};
