@@ -12,7 +12,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 IMP_CUDA_ARCHITECTURES ?= 90a;120a
 
 # What the installed package is made of; the stamps below are older than any of them when a rebuild is due.
-SOURCES := $(shell git ls-files 2>/dev/null -- cmake cpp cuda python third_party CMakeLists.txt pyproject.toml README.md)
+SOURCES := $(shell git ls-files 2>/dev/null -- cmake cpp cuda python CMakeLists.txt pyproject.toml README.md)
 
 .PHONY: FORCE demo test install test-cpp test-python lint format types tidy check asan bench cpu-build gpu-compiler gpu-build gpu-test gpu-sanitize gpu-bench clean help
 
