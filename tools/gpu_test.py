@@ -46,13 +46,10 @@ LEFT_OUT = {
     "cuda_test_engine": "*gives its memory back*",
     "cuda_test_text": "*new processes*",
 }
-# racecheck takes a bulk copy (cp.async.bulk) for a write of the thread that starts it, and does not see that an mbarrier
-# ends it: where the stages of a ring are used again it reports races that are none.
-NO_RACECHECK = {"cuda_test_linear": "every tile of the int8*"}
 COUNTS = re.compile(r"\[doctest\] (test cases|assertions):\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed")
 # Processes of a program: one reads and rewrites all kernels that it holds before it begins, which takes seconds.
 SHARES = {
-    "cuda_test_attention": 3, "cuda_test_attention_decode": 4, "cuda_test_engine": 4, "cuda_test_linear": 12,
+    "cuda_test_attention": 3, "cuda_test_attention_decode": 4, "cuda_test_engine": 4, "cuda_test_linear": 16,
     "cuda_test_fused_gemm": 6, "cuda_test_sample": 4, "cuda_test_text": 3,
 }  # fmt: skip
 # Kernels of the library synchronize in ways of their own. Names are mangled: imp::cuda; "one_tile" is of a test.
@@ -162,7 +159,7 @@ class Share:
         return [
             *checked,
             str(self.program),
-            *left_out(self.program, tool),
+            *left_out(self.program),
             "--duration=true",
             f"--first={self.first}",
             f"--last={last}",
@@ -172,21 +169,20 @@ class Share:
         return f"{self.program.name}/{tool}/{self.first}"
 
 
-def left_out(program: Path, tool: str) -> list[str]:
-    names = [LEFT_OUT.get(program.name), NO_RACECHECK.get(program.name) if tool == "racecheck" else None]
-    return [f"--test-case-exclude={','.join(name for name in names if name)}"] if any(names) else []
+def left_out(program: Path) -> list[str]:
+    return [f"--test-case-exclude={LEFT_OUT[program.name]}"] if program.name in LEFT_OUT else []
 
 
-def cases_of(program: Path, tool: str) -> list[str]:
+def cases_of(program: Path) -> list[str]:
     listed = subprocess.run(
-        [str(program), "--list-test-cases", *left_out(program, tool)], capture_output=True, text=True, check=True
+        [str(program), "--list-test-cases", *left_out(program)], capture_output=True, text=True, check=True
     )
     return [line for line in listed.stdout.splitlines() if line and not line.startswith(("[doctest]", "==="))]
 
 
 def shares_of(program: Path, tool: str, seconds: dict[str, float]) -> list[Share]:
     """Cuts a program's cases, in their order, into as many shares as SHARES says, about equally long."""
-    names = cases_of(program, tool)
+    names = cases_of(program)
     times = [seconds.get(name, 1.0) + 0.1 for name in names]
     count = min(SHARES.get(program.name, 1), len(names))
     shares: list[Share] = []
@@ -303,8 +299,7 @@ def sanitize(
 
     def found() -> dict[str, Any]:
         results, seconds = by_program(work, runs)
-        left = {"any tool": LEFT_OUT, "racecheck": NO_RACECHECK}
-        return {"results": results, "failed": failed_of(results), "left_out": left, "seconds_of_cases": seconds}
+        return {"results": results, "failed": failed_of(results), "left_out": LEFT_OUT, "seconds_of_cases": seconds}
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

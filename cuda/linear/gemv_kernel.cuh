@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "core/error.h"
 #include "device/activation.cuh"
 #include "device/pdl.cuh"
 #include "device/weight_ring.cuh"
@@ -248,9 +249,15 @@ template <class Ring, class Second, int kRows, int kDepth>
 constexpr int gemv_ring_bytes() {
   return std::max(Ring::kBytes, Second::kBytes) * kRows * kGemvWarps * kDepth;
 }
+/// The largest shallow ring of integer codes, and of float rows: what the table asks a GPU's shared memory for.
+inline constexpr int kGemvMostShallow = gemv_ring_bytes<RingQ6K, RingQ6K, 2, kGemvShallow>();
+inline constexpr int kGemvMostShallowRows =
+    gemv_ring_bytes<RingRows<WeightFormat::f16>, RingRows<WeightFormat::f16>, 2, kGemvShallow>();
 
 template <class Ring, class Second, class Input, int kRows, int kTokens, int kDepth>
 void launch_gemv(const char* name, const GemvArgs& args, const LaunchContext& context) {
+  static_assert(gemv_ring_bytes<Ring, Second, kRows, kGemvShallow>() <=
+                (std::is_same_v<Input, InputInt8> ? kGemvMostShallow : kGemvMostShallowRows));
   // The system keeps 1 KiB a block, the kernel declares less than another.
   const int half = (context.max_shared_bytes + 1024) / 2 - 2048;
   const int cols = args.outputs[0].weight.cols;
@@ -269,6 +276,9 @@ void launch_gemv(const char* name, const GemvArgs& args, const LaunchContext& co
     plan = plan_gemv(args, shape, context.num_sms, half);
     kernel = gemv_kernel<Ring, Second, Input, kRows, kTokens, kGemvShallow, false>;
   }
+  if (plan.shared_bytes + 1024 > context.max_shared_bytes)
+    fail(ErrorCode::internal, name, " needs ", plan.shared_bytes + 1024,
+         " bytes of shared memory, more than the table said");
   launch(context, name, kernel, plan.first_block[3], kGemvThreads, plan.shared_bytes, args, plan);
 }
 

@@ -71,7 +71,8 @@ TEST_CASE("every head width and group: one launch equals the reference, and two 
   Random random(1);
   Device device;
   for (int head_dim : kHeadDims) {
-    for (int group : few({1, 3, 4, 16}, {16})) {
+    // 96: the only width whose kernel for few rows nothing else launches.
+    for (int group : head_dim == 96 ? few({1, 3, 4, 16}, {3, 16}) : few({1, 3, 4, 16}, {16})) {
       DecodeShape shape = {group, 2, head_dim};
       shape.norms = group % 2 == 0;
       shape.pairing = group == 4 ? RopePairing::interleaved : RopePairing::half_split;

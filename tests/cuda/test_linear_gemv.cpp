@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include "linear/gemv.h"
 #include "support/few.h"
 #include "support/linear_call.h"
 
@@ -69,6 +70,51 @@ TEST_CASE("the 99 KiB of shared memory that smaller GPUs have: the same products
     }
   }
   CHECK(ran >= 5 * 3);  // single tokens at least
+}
+
+TEST_CASE("the least shared memory with which the table takes a GEMV: rings are short, products the same") {
+  Random random(17);
+  LinearWorkspace workspace;
+  const auto& with = workspace.device.context();
+  using F = WeightFormat;
+  // With one SM a block has as many rows as its sums have room for, which leaves no room for a deep ring.
+  constexpr int64_t kRows = 1800, kCols = 1024;
+  for (const auto& [first, second] : {std::pair{F::q8_0, F::q8_0},
+                                      {F::q4_k, F::q4_k},
+                                      {F::q6_k, F::q6_k},
+                                      {F::q4_0, F::q4_0},
+                                      {F::q4_1, F::q4_1},
+                                      {F::iq4_nl, F::iq4_nl},
+                                      {F::iq4_xs, F::iq4_xs},
+                                      {F::mxfp4, F::mxfp4},
+                                      {F::nvfp4, F::nvfp4},
+                                      {F::q5_k, F::q5_k},
+                                      {F::q5_0, F::q5_0},
+                                      {F::q5_1, F::q5_1},
+                                      {F::q3_k, F::q3_k},
+                                      {F::q2_k, F::q2_k},
+                                      {F::q4_k, F::q6_k},
+                                      {F::q5_k, F::q6_k},
+                                      {F::q3_k, F::q4_k},
+                                      {F::q2_k, F::q4_k},
+                                      {F::q5_0, F::q8_0}}) {
+    const Operand a(first, kRows, kCols, random, with), b(second, kRows, kCols, random, with);
+    workspace.device.num_sms = 1;
+    for (int64_t m : {1, 2, 3, 8}) {
+      CAPTURE(info(first).name);
+      CAPTURE(info(second).name);
+      CAPTURE(m);
+      const int least = gemv_dp4a_shared_bytes(kCols, static_cast<int>(m)) + 1024;  // what the kernel declares
+      workspace.device.max_shared_bytes = least - 1;
+      CHECK(!can_run(workspace, "gemv_dp4a", a, m));
+      workspace.device.max_shared_bytes = least;
+      REQUIRE(can_run(workspace, "gemv_dp4a", a, m));
+      LinearCall call(m, {&a, &b}, {.bias = true}, random);
+      std::vector<std::vector<float>> y;
+      call.run(workspace, "gemv_dp4a", y);
+      CHECK(call.check(y, std::vector(2, Arithmetic::int8)) == "");
+    }
+  }
 }
 
 TEST_CASE("more rows a block than their sums have room for: more blocks") {

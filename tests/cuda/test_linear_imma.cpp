@@ -11,12 +11,13 @@ using namespace imp;
 using namespace imp::cuda;
 using namespace imp::test;
 
-TEST_CASE("every tile of the int8 tensor-core product, at shapes that fill none of them") {
+namespace {
+
+void check_tiles(std::initializer_list<WeightFormat> formats) {
   Random random(10);
   LinearWorkspace workspace;
   const auto& with = workspace.device.context();
-  for (WeightFormat format : {WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k, WeightFormat::q5_k,
-                              WeightFormat::q5_0, WeightFormat::q5_1, WeightFormat::q3_k, WeightFormat::q2_k}) {
+  for (WeightFormat format : formats) {
     const int64_t unit = info(format).block_elements;
     std::set<int> ran;
     const int64_t odd = unit == 32 ? 1120 : 1280;
@@ -52,6 +53,24 @@ TEST_CASE("every tile of the int8 tensor-core product, at shapes that fill none 
     }
     CHECK(ran.size() >= kImmaTiles - 1);  // the widest may not fit
   }
+}
+
+}  // namespace
+
+TEST_CASE("every tile of the int8 tensor-core product, at shapes that fill none of them: Q8_0, Q4_K, Q6_K") {
+  check_tiles({WeightFormat::q8_0, WeightFormat::q4_k, WeightFormat::q6_k});
+}
+TEST_CASE("every tile of the int8 tensor-core product: five bits") {
+  check_tiles({WeightFormat::q5_k, WeightFormat::q5_0, WeightFormat::q5_1});
+}
+TEST_CASE("every tile of the int8 tensor-core product: two and three bits") {
+  check_tiles({WeightFormat::q3_k, WeightFormat::q2_k});
+}
+TEST_CASE("every tile of the int8 tensor-core product: nibbles") {
+  check_tiles({WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::iq4_nl});
+}
+TEST_CASE("every tile of the int8 tensor-core product: nibbles of blocks with a scale of their own kind") {
+  check_tiles({WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::nvfp4});
 }
 
 TEST_CASE("the int8 tensor-core product takes bf16 rows and gives gated results in bf16") {

@@ -344,3 +344,18 @@ TEST_CASE("GPUs before sm_90 have no bulk copies: every product of every format 
     }
   }
 }
+
+TEST_CASE("99 KiB of shared memory: single tokens of 8B models go through a GEMV, in every format of integer codes") {
+  for (const FormatInfo& format : all_formats()) {
+    if (format.block_elements == 1) continue;
+    CAPTURE(format.name);
+    LinearProblem p = problem(format.format, 1, 120);
+    for (int64_t k : {12288, 14336, 18944}) {
+      CAPTURE(k);
+      p.k = k;
+      CHECK(verdict("gemv_dp4a", p) == "chosen");
+    }
+    p.k = 65536;
+    CHECK(verdict("gemv_dp4a", p) == "activations do not fit into shared memory");
+  }
+}
