@@ -180,7 +180,7 @@ def cases_of(program: Path) -> list[str]:
     return [line for line in listed.stdout.splitlines() if line and not line.startswith(("[doctest]", "==="))]
 
 
-def shares_of(program: Path, tool: str, seconds: dict[str, float]) -> list[Share]:
+def shares_of(program: Path, seconds: dict[str, float]) -> list[Share]:
     """Cuts a program's cases, in their order, into as many shares as SHARES says, about equally long."""
     names = cases_of(program)
     times = [seconds.get(name, 1.0) + 0.1 for name in names]
@@ -207,7 +207,7 @@ def sanitizer_work(
             if program.name in NOT_SANITIZED or (program.name in WHOLE_MODELS and tool not in ("memcheck", TRACE)):
                 continue
             seconds = (before or {}).get(f"{program.name}/{tool}", {})
-            for share in shares_of(program, tool, seconds):
+            for share in shares_of(program, seconds):
                 known = sum(seconds.get(name, 5.0) for name in share.names)
                 work.append((known if tool == "racecheck" or seconds else known / 10, share, tool))
     work.sort(key=lambda item: -item[0])
