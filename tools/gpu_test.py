@@ -49,7 +49,7 @@ LEFT_OUT = {
 COUNTS = re.compile(r"\[doctest\] (test cases|assertions):\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed")
 # Processes of a program: one reads and rewrites all kernels that it holds before it begins, which takes seconds.
 SHARES = {
-    "cuda_test_attention": 3, "cuda_test_attention_decode": 4, "cuda_test_engine": 4, "cuda_test_linear": 16,
+    "cuda_test_attention": 3, "cuda_test_attention_decode": 4, "cuda_test_engine": 4, "cuda_test_linear": 20,
     "cuda_test_fused_gemm": 6, "cuda_test_sample": 4, "cuda_test_text": 3,
 }  # fmt: skip
 # Kernels of the library synchronize in ways of their own. Names are mangled: imp::cuda; "one_tile" is of a test.

@@ -203,7 +203,8 @@ TEST_CASE("gemm_stream: linears with copies are those with the weights expanded 
   const auto& with = workspace.device.context();
   std::vector<std::unique_ptr<DeviceMemory>> memory;
   const auto allocate = [&](uint64_t bytes) {
-    return memory.emplace_back(std::make_unique<DeviceMemory>(bytes))->data();
+    // With a gap: copies that happen to follow each other would be one product.
+    return memory.emplace_back(std::make_unique<DeviceMemory>(bytes + 512))->data();
   };
   const Operand q(WeightFormat::q4_k, 256, k, random, with), key(WeightFormat::q4_k, 72, k, random, with),
       v(WeightFormat::q6_k, 184, k, random, with), gate(WeightFormat::q8_0, 192, k, random, with),

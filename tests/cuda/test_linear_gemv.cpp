@@ -72,32 +72,15 @@ TEST_CASE("the 99 KiB of shared memory that smaller GPUs have: the same products
   CHECK(ran >= 5 * 3);  // single tokens at least
 }
 
-TEST_CASE("the least shared memory with which the table takes a GEMV: rings are short, products the same") {
+namespace {
+
+/// With one SM a block has as many rows as its sums have room for, which leaves no room for a deep ring.
+void check_least_shared_memory(std::initializer_list<std::pair<WeightFormat, WeightFormat>> pairs) {
   Random random(17);
   LinearWorkspace workspace;
   const auto& with = workspace.device.context();
-  using F = WeightFormat;
-  // With one SM a block has as many rows as its sums have room for, which leaves no room for a deep ring.
   constexpr int64_t kRows = 1800, kCols = 1024;
-  for (const auto& [first, second] : {std::pair{F::q8_0, F::q8_0},
-                                      {F::q4_k, F::q4_k},
-                                      {F::q6_k, F::q6_k},
-                                      {F::q4_0, F::q4_0},
-                                      {F::q4_1, F::q4_1},
-                                      {F::iq4_nl, F::iq4_nl},
-                                      {F::iq4_xs, F::iq4_xs},
-                                      {F::mxfp4, F::mxfp4},
-                                      {F::nvfp4, F::nvfp4},
-                                      {F::q5_k, F::q5_k},
-                                      {F::q5_0, F::q5_0},
-                                      {F::q5_1, F::q5_1},
-                                      {F::q3_k, F::q3_k},
-                                      {F::q2_k, F::q2_k},
-                                      {F::q4_k, F::q6_k},
-                                      {F::q5_k, F::q6_k},
-                                      {F::q3_k, F::q4_k},
-                                      {F::q2_k, F::q4_k},
-                                      {F::q5_0, F::q8_0}}) {
+  for (const auto& [first, second] : pairs) {
     const Operand a(first, kRows, kCols, random, with), b(second, kRows, kCols, random, with);
     workspace.device.num_sms = 1;
     for (int64_t m : {1, 2, 3, 8}) {
@@ -115,6 +98,36 @@ TEST_CASE("the least shared memory with which the table takes a GEMV: rings are 
       CHECK(call.check(y, std::vector(2, Arithmetic::int8)) == "");
     }
   }
+}
+
+using F = WeightFormat;
+
+}  // namespace
+
+TEST_CASE("the least shared memory with which the table takes a GEMV: rings are short, products the same") {
+  check_least_shared_memory({{F::q8_0, F::q8_0},
+                             {F::q4_k, F::q4_k},
+                             {F::q6_k, F::q6_k},
+                             {F::q5_k, F::q5_k},
+                             {F::q4_k, F::q6_k},
+                             {F::q5_k, F::q6_k}});
+}
+TEST_CASE("the least shared memory with which the table takes a GEMV: nibbles") {
+  check_least_shared_memory({{F::q4_0, F::q4_0},
+                             {F::q4_1, F::q4_1},
+                             {F::iq4_nl, F::iq4_nl},
+                             {F::iq4_xs, F::iq4_xs},
+                             {F::mxfp4, F::mxfp4},
+                             {F::nvfp4, F::nvfp4}});
+}
+TEST_CASE("the least shared memory with which the table takes a GEMV: few bits and five, and what is mixed with them") {
+  check_least_shared_memory({{F::q5_0, F::q5_0},
+                             {F::q5_1, F::q5_1},
+                             {F::q3_k, F::q3_k},
+                             {F::q2_k, F::q2_k},
+                             {F::q3_k, F::q4_k},
+                             {F::q2_k, F::q4_k},
+                             {F::q5_0, F::q8_0}});
 }
 
 TEST_CASE("more rows a block than their sums have room for: more blocks") {
