@@ -67,6 +67,10 @@ class Engine:
         seed: where the seeds of requests without one come from; None is a different one each time.
         log: None says only what device="auto" chose, False not even that. True sets the log level of the process to
             "info", as imp.set_log_level("info") does: every engine's lines go to stderr, also after this one is closed.
+
+        Raises ModelError for a file that is damaged or no model, UnsupportedError for what this build or device cannot
+        run, OutOfMemoryError with the budget that would do, CudaError where the device cannot be used or fails, and
+        InvalidArgumentError for arguments and settings.
         """
         self._config = _make_config(config, overrides)
         for name, key, value in (
@@ -109,7 +113,8 @@ class Engine:
 
         A prompt is text or token ids. `parse_special` makes control tokens of their text ("<|im_end|>") in text
         prompts. One SamplingParams serves all prompts, or give as many as there are prompts. If a request fails, the
-        others are finished first; the exception's `outputs` has them all.
+        others are finished first; the exception's `outputs` has them all. A prompt of no tokens, of max_model_len or
+        more, or with ids outside the vocabulary is an InvalidArgumentError, and nothing is generated.
         """
         jobs = [self._encode_prompt(prompt, parse_special) for prompt in _as_prompts(prompts)]
         return self._run(jobs, sampling_params, use_tqdm)
@@ -125,7 +130,12 @@ class Engine:
         add_generation_prompt: bool = True,
         use_tqdm: bool = False,
     ) -> list[RequestOutput]:
-        """Answers a conversation, or each of a list of conversations."""
+        """Answers a conversation, or each of a list of conversations; one output each, in order.
+
+        A message is {"role": "system" | "user" | "assistant" | "tool", "content": text}. They become a prompt by the
+        model's chat template, or by `chat_template`: Jinja2 text, or a built-in one of chatml, llama2, llama3, gemma.
+        Text of users stays text: it makes no control tokens. Errors are those of generate(), and ChatTemplateError.
+        """
         jobs: list[tuple[str | None, list[int]]] = []
         for conversation in _as_conversations(messages):
             rendered, ids = self._encode_chat(
@@ -205,7 +215,7 @@ class Engine:
         return Tokenizer.from_core(core)
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Token ids of a text."""
+        """Token ids of a text; the arguments are Tokenizer.encode()'s."""
         return self.tokenizer.encode(text, add_special, parse_special)
 
     def detokenize(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
