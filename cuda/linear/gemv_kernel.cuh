@@ -68,15 +68,23 @@ struct GemvCursor {
   }
 };
 
+/// What a strip takes in the ring: whole lines of 128 bytes, as its weights have them in global memory. cp.async to a
+/// ring 16 bytes off makes a GEMV of Q8_0 a sixth slower, half a line a fortieth. With two tokens the next launch needs
+/// the room.
+template <class Ring, int kTokens, int kDepth>
+inline constexpr int kGemvSlotBytes = kTokens == 1 && kDepth > kGemvShallow ? (Ring::kBytes + 127) / 128 * 128
+                                                                            : Ring::kBytes;
+
 template <class Ring, class Input, int kRows, int kTokens, int kDepth, bool kWhole>
 __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& plan, const GemvShare& share,
                                          uint8_t* shared, float (&sum_sq)[kGemvWarps][kTokens]) {
-  constexpr int kThreads = kGemvThreads, kStage = kGemvWarps * kRows * Ring::kBytes;
+  constexpr int kThreads = kGemvThreads, kSlot = kGemvSlotBytes<Ring, kTokens, kDepth>;
+  constexpr int kStage = kGemvWarps * kRows * kSlot;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const GemvOutput& out = args.outputs[share.output];
   const int cols = out.weight.cols, strips = (cols + Input::kStripCols - 1) / Input::kStripCols;
   const int sub_rows = args.gated ? share.rows * 2 : share.rows, groups = (sub_rows + kRows - 1) / kRows;
-  uint8_t* const ring = shared + warp * kRows * Ring::kBytes;
+  uint8_t* const ring = shared + warp * kRows * kSlot;
   uint8_t* const inputs = shared + plan.ring_bytes;
   const int token_bytes = Input::token_bytes(cols);
   float* const partial = reinterpret_cast<float*>(inputs + token_bytes * args.tokens);  // [chunk][sub row][token]
@@ -102,11 +110,11 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         if constexpr (kWhole) {
-          whole[r].copy(to + r * Ring::kBytes, lane);
+          whole[r].copy(to + r * kSlot, lane);
           whole[r].next(lane);
         } else {
           const int sub = min(ahead.group * kRows + r, sub_rows - 1);
-          Ring::copy(to + r * Ring::kBytes, weight_of(sub), row_of(sub), ahead.strip, lane);
+          Ring::copy(to + r * kSlot, weight_of(sub), row_of(sub), ahead.strip, lane);
         }
       }
       if (++ahead.strip == ahead.strip_end) {
@@ -174,7 +182,7 @@ __device__ __forceinline__ void run_gemv(const GemvArgs& args, const GemvPlan& p
       if (kWhole || Input::has(cols, now.strip, lane)) {
         decltype(Ring::read(ring, lane)) w[kRows];
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) w[r] = Ring::read(ring + slot + r * Ring::kBytes, lane);
+        for (int r = 0; r < kRows; ++r) w[r] = Ring::read(ring + slot + r * kSlot, lane);
 #pragma unroll
         for (int t = 0; t < kTokens; ++t) {
           if (kTokens > 1 && t >= args.tokens) break;
@@ -235,7 +243,7 @@ template <class Ring, class Second, class Input, int kRows, int kTokens, int kDe
 __global__ __launch_bounds__(kGemvThreads,
                              kTokens <= 2 ? 2 : 1) void gemv_kernel(const __grid_constant__ GemvArgs args,
                                                                     const __grid_constant__ GemvPlan plan) {
-  extern __shared__ __align__(16) uint8_t shared[];
+  extern __shared__ __align__(128) uint8_t shared[];
   __shared__ __align__(16) float sum_sq[kGemvWarps][kTokens];
   const GemvShare share = gemv_share(plan, blockIdx.x);
   if constexpr (!std::is_same_v<Ring, Second>) {
@@ -261,18 +269,20 @@ void launch_gemv(const char* name, const GemvArgs& args, const LaunchContext& co
   // The system keeps 1 KiB a block, the kernel declares less than another.
   const int half = (context.max_shared_bytes + 1024) / 2 - 2048;
   const int cols = args.outputs[0].weight.cols;
-  GemvShape shape = {.strip_bytes = {Ring::kBytes, Second::kBytes},
-                     .strip_cols = Input::kStripCols,
-                     .token_bytes = Input::token_bytes(cols),
-                     .rows = kRows,
-                     .tokens = kTokens,
-                     .warps = kGemvWarps,
-                     .depth = kDepth};
+  GemvShape shape = {
+      .strip_bytes = {Ring::kBytes, Second::kBytes},
+      .slot_bytes = std::max(kGemvSlotBytes<Ring, kTokens, kDepth>, kGemvSlotBytes<Second, kTokens, kDepth>),
+      .strip_cols = Input::kStripCols,
+      .token_bytes = Input::token_bytes(cols),
+      .rows = kRows,
+      .tokens = kTokens,
+      .warps = kGemvWarps,
+      .depth = kDepth};
   GemvPlan plan = plan_gemv(args, shape, context.num_sms, half);
   auto kernel = cols % Input::kStripCols == 0 ? gemv_kernel<Ring, Second, Input, kRows, kTokens, kDepth, true>
                                               : gemv_kernel<Ring, Second, Input, kRows, kTokens, kDepth, false>;
   if (plan.shared_bytes + 1024 > context.max_shared_bytes) {
-    shape.depth = kGemvShallow;
+    shape.depth = kGemvShallow, shape.slot_bytes = std::max(Ring::kBytes, Second::kBytes);
     plan = plan_gemv(args, shape, context.num_sms, half);
     kernel = gemv_kernel<Ring, Second, Input, kRows, kTokens, kGemvShallow, false>;
   }

@@ -66,7 +66,7 @@ GemvPlan plan_gemv(const GemvArgs& args, const GemvShape& shape, int num_sms, in
   // where two blocks of one launch land on an SM, another has none, and everything waits for the first. Two GEMVs in a
   // row cannot do that, for one place an SM becomes free at a time. After another kernel a GEMV takes more than half,
   // and so lands on every SM once; those behind it take less, to fit beside it.
-  plan.ring_bytes = std::max(shape.strip_bytes[0], shape.strip_bytes[1]) * shape.rows * shape.warps * shape.depth;
+  plan.ring_bytes = shape.slot_bytes * shape.rows * shape.warps * shape.depth;
   const int needed = plan.ring_bytes + shape.token_bytes * args.tokens + plan.num_chunks * sub_rows * shape.tokens * 4;
   plan.shared_bytes = std::max(needed, half_shared_bytes + (args.after_other ? kGemvUneven : -kGemvUneven));
   plan.one_over_cols = 1.0f / static_cast<float>(args.outputs[0].weight.cols);

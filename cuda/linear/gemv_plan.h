@@ -6,6 +6,7 @@ namespace imp::cuda {
 /// A GEMV instance as the division of work sees it.
 struct GemvShape {
   int strip_bytes[2];  // of a row, in the first and the second layout
+  int slot_bytes;      // that either takes in the ring
   int strip_cols;
   int token_bytes;  // activations of one token in shared memory
   int rows;         // that a warp takes at a time
