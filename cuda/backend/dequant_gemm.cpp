@@ -16,13 +16,9 @@ const void* rows_as_bf16(const LinearContext& context, const PrefillProduct& pro
   const int64_t k = product.parts[0].weight.cols;
   if (is_bf16(product.parts[0])) return static_cast<const uint16_t*>(product.parts[0].weight.data) + first * k;
   auto* scratch = static_cast<uint16_t*>(context.weight_bf16);
-  int64_t part_begin = 0;
-  for (const LinearOutput& part : product.parts) {
-    const int64_t begin = std::max(first, part_begin), end = std::min(first + count, part_begin + part.weight.rows);
-    if (begin < end)
-      dequantize_bf16(part.weight, begin - part_begin, end - begin, scratch + (begin - first) * k, context.launch);
-    part_begin += part.weight.rows;
-  }
+  for_parts(product, first, count, [&](const WeightView& weight, int64_t row, int64_t rows, int64_t at) {
+    dequantize_bf16(weight, row, rows, scratch + at * k, context.launch);
+  });
   return scratch;
 }
 

@@ -14,13 +14,9 @@ namespace {
 void rows_as_f16(const LinearContext& context, const PrefillProduct& product, int64_t first, int64_t count) {
   const int64_t k = product.parts[0].weight.cols;
   auto* scratch = static_cast<uint16_t*>(context.weight_bf16);
-  int64_t part_begin = 0;
-  for (const LinearOutput& part : product.parts) {
-    const int64_t begin = std::max(first, part_begin), end = std::min(first + count, part_begin + part.weight.rows);
-    if (begin < end)
-      dequantize_f16_rows(part.weight, begin - part_begin, end - begin, scratch + (begin - first) * k, context.launch);
-    part_begin += part.weight.rows;
-  }
+  for_parts(product, first, count, [&](const WeightView& weight, int64_t row, int64_t rows, int64_t at) {
+    dequantize_f16_rows(weight, row, rows, scratch + at * k, context.launch);
+  });
 }
 
 void multiply_slice(const LinearContext& context, const PrefillProduct& product, int64_t count, void* y,

@@ -8,6 +8,10 @@
 #include "runtime/cublaslt.h"
 #include "runtime/launch.h"
 
+namespace imp {
+struct Settings;
+}  // namespace imp
+
 namespace imp::cuda {
 
 /// Switches of the configuration that concern linears.
@@ -21,6 +25,7 @@ struct LinearSwitches {
   bool q4k_imma_prefill = false;
   bool q4k_hmma = false;
 };
+LinearSwitches linear_switches(const Settings& settings);
 
 class Bf16Weights;
 class Fp8Weights;

@@ -1,3 +1,14 @@
+// Which kernel a linear gets; the table is kLinear, best first. By the number of tokens, where no key asks otherwise:
+//
+//   1 and 2     gemv_dp4a           the weights' integers times int8 activations; up to 8 where the next do not run
+//   1 to 8      gemv_rows           rows of f32, f16 or bf16
+//   3 to 16     gemv_mma            int8 tensor cores, for one or two tiles of tokens; Q8_0, Q4_K, Q6_K; from sm_90 on
+//   3 to 64     gemm_imma           the same for every block format; up to 128 where gemm_wgmma does not run
+//   65 to 512   gemm_wgmma          weights expanded to bf16 on the way to the tensor cores; sm_90
+//   any other   dequant_gemm_bf16   weights expanded into memory a slice at a time, and cuBLASLt
+//
+// Where the memory plan has room for copies of the weights in bf16, gemm_stream (sm_90, up to 128 tokens) and
+// cublaslt_bf16 take over from 33 tokens on, for some formats from 17.
 #include <algorithm>
 #include <array>
 #include <numeric>
@@ -9,6 +20,7 @@
 #include "backend/fp8_gemm.h"
 #include "backend/fused_linear.h"
 #include "backend/linear_ops.h"
+#include "config/config.h"
 #include "linear/gemv.h"
 #include "linear/gemv_mma.h"
 
@@ -180,6 +192,17 @@ LinearProblem problem_of(const LinearContext& context, const LinearArgs& args, c
 }
 
 }  // namespace
+
+LinearSwitches linear_switches(const Settings& settings) {
+  return {.no_dp4a_gemv = settings.gemm.no_dp4a_gemv,
+          .no_dp4a_lm = settings.gemm.no_dp4a_lm,
+          .no_mmvq = settings.gemm.no_mmvq,
+          .no_mmvq_q8_0 = settings.gemm.no_mmvq_q8_0,
+          .f16_sums = settings.gemm.cublas_fp16_acc == "on",
+          .q8_imma = settings.gemm.q8_imma_enabled,
+          .q4k_imma_prefill = settings.gemm.q4k_imma_prefill,
+          .q4k_hmma = settings.gemm.q4k_hmma_enabled};
+}
 
 const KernelTable<LinearProblem, LinearKernel>& linear_table() { return kLinearTable; }
 

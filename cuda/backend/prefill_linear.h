@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -24,6 +25,18 @@ struct PrefillProduct {
     return rows;
   }
 };
+
+/// Rows [first, first + count) of a product's weight, part by part: use(weight, its first row, rows, their place among
+/// the `count`).
+template <class Use>
+void for_parts(const PrefillProduct& product, int64_t first, int64_t count, const Use& use) {
+  int64_t part_begin = 0;
+  for (const LinearOutput& part : product.parts) {
+    const int64_t begin = std::max(first, part_begin), end = std::min(first + count, part_begin + part.weight.rows);
+    if (begin < end) use(part.weight, begin - part_begin, end - begin, begin - first);
+    part_begin += part.weight.rows;
+  }
+}
 
 /// What is around the products of a linear, whatever multiplies: outputs that lie side by side become one product where
 /// `joins` says that their weights do, gate and up go through a buffer and the activation, biases are added.
