@@ -35,25 +35,15 @@ struct FiveBits {
   }
 };
 
-struct CodecQ5K {
+struct CodecQ5K : ScaleAndMin {
   FiveBits codes;
-  uint16_t scale_min;
-  uint32_t super;
 
   __device__ __forceinline__ void load(const uint8_t* packed, const uint8_t* scales, const uint8_t* supers, int64_t row,
                                        int block, int blocks_per_row) {
-    // A strip holds its chunks of nibbles first, then the blocks' words of the plane.
-    const int strip = block / 32, lane = block % 32;
-    const int width = min(32, blocks_per_row - strip * 32);
-    const uint8_t* base = packed + (row * blocks_per_row + strip * 32) * 20;
-    codes.nibbles = load_stream_16(base + lane * 16);
-    codes.plane = load_stream_4(base + width * 16 + lane * 4);
-    scale_min = load_stream_2(scales + (row * blocks_per_row + block) * 2);
-    super = load_stream_4(supers + (row * (blocks_per_row / 8) + block / 8) * 4);
-  }
-  __device__ __forceinline__ float2 scale_and_min() const {
-    const float2 d = __half22float2(*reinterpret_cast<const __half2*>(&super));
-    return {d.x * static_cast<float>(scale_min & 255), d.y * static_cast<float>(scale_min >> 8)};
+    const TwoParts at = two_parts<16, 4>(packed, row, block, blocks_per_row);
+    codes.nibbles = load_stream_16(at.first);
+    codes.plane = load_stream_4(at.second);
+    load_scales(scales, supers, row, block, blocks_per_row);
   }
   __device__ __forceinline__ float dot(const ActivationBlock& x) const {
     const float2 sm = scale_and_min();

@@ -32,4 +32,10 @@ __device__ __forceinline__ uint32_t load_stream_1(const void* p) {
   return v;
 }
 
+__device__ __forceinline__ uint32_t load_shared_word(uint32_t shared_address) {
+  uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(shared_address));
+  return word;
+}
+
 }  // namespace imp::cuda

@@ -65,20 +65,41 @@ struct CodecQ8 {
   }
 };
 
-struct CodecQ4K {
-  uint4 nibbles;
+/// Of Q4_K and Q5_K: a byte of scale and one of minimum a block, an f16 d and dmin for 8 blocks.
+struct ScaleAndMin {
   uint16_t scale_min;
   uint32_t super;
 
-  __device__ __forceinline__ void load(const uint8_t* codes, const uint8_t* scales, const uint8_t* supers, int64_t row,
-                                       int block, int blocks_per_row) {
-    nibbles = load_stream_16(codes + chunk_offset<16>(row, block, blocks_per_row, 0, 1));
+  __device__ __forceinline__ void load_scales(const uint8_t* scales, const uint8_t* supers, int64_t row, int block,
+                                              int blocks_per_row) {
     scale_min = load_stream_2(scales + (row * blocks_per_row + block) * 2);
     super = load_stream_4(supers + (row * (blocks_per_row / 8) + block / 8) * 4);
   }
   __device__ __forceinline__ float2 scale_and_min() const {
     const float2 d = __half22float2(*reinterpret_cast<const __half2*>(&super));
     return {d.x * static_cast<float>(scale_min & 255), d.y * static_cast<float>(scale_min >> 8)};
+  }
+};
+
+/// Codes in two parts: a strip has kFirst bytes of each of its blocks, then kSecond bytes of each.
+struct TwoParts {
+  const uint8_t *first, *second;
+};
+template <int kFirst, int kSecond>
+__device__ __forceinline__ TwoParts two_parts(const uint8_t* codes, int64_t row, int block, int blocks_per_row) {
+  const int strip = block / 32, lane = block % 32;
+  const int width = min(32, blocks_per_row - strip * 32);
+  const uint8_t* base = codes + (row * blocks_per_row + strip * 32) * (kFirst + kSecond);
+  return {base + lane * kFirst, base + width * kFirst + lane * kSecond};
+}
+
+struct CodecQ4K : ScaleAndMin {
+  uint4 nibbles;
+
+  __device__ __forceinline__ void load(const uint8_t* codes, const uint8_t* scales, const uint8_t* supers, int64_t row,
+                                       int block, int blocks_per_row) {
+    nibbles = load_stream_16(codes + chunk_offset<16>(row, block, blocks_per_row, 0, 1));
+    load_scales(scales, supers, row, block, blocks_per_row);
   }
   __device__ __forceinline__ float dot(const ActivationBlock& x) const {
     const uint32_t w[4] = {nibbles.x, nibbles.y, nibbles.z, nibbles.w};
@@ -112,12 +133,9 @@ struct CodecQ6K {
 
   __device__ __forceinline__ void load(const uint8_t* codes, const uint8_t* scales, const uint8_t* supers, int64_t row,
                                        int block, int blocks_per_row) {
-    // A strip holds its chunks of nibbles first, then its 8-byte groups of high pairs.
-    const int strip = block / 32, lane = block % 32;
-    const int width = min(32, blocks_per_row - strip * 32);
-    const uint8_t* base = codes + (row * blocks_per_row + strip * 32) * 24;
-    nibbles = load_stream_16(base + lane * 16);
-    pairs = load_stream_8(base + width * 16 + lane * 8);
+    const TwoParts at = two_parts<16, 8>(codes, row, block, blocks_per_row);
+    nibbles = load_stream_16(at.first);
+    pairs = load_stream_8(at.second);
     scale_pair = load_stream_2(scales + (row * blocks_per_row + block) * 2);
     d = load_stream_2(supers + (row * (blocks_per_row / 8) + block / 8) * 4);
   }

@@ -4,19 +4,23 @@
 
 namespace imp::cuda {
 
-// Rings of the 2- and 3-bit layouts: a strip of a row is one instruction of 16 bytes a lane.
+// Rings of the 2- and 3-bit layouts.
+
+/// Whole strips of kCodes bytes of codes, the scales and the supers behind them: one instruction of 16 bytes a lane.
+template <int kCodes>
+struct JoinedStrips {
+  JoinedCopy<kCodes / 16, kCodes / 16 + 4, kCodes / 16 + 5> all;
+  __device__ __forceinline__ void start(const PackedView& w, int row, int strip, int lane) {
+    const uint64_t at = static_cast<uint32_t>(row) * (w.cols / 1024) + strip;
+    all.start(w.codes + at * kCodes, w.scales + at * 64, w.supers + at * 16, lane);
+  }
+  __device__ __forceinline__ void copy(uint8_t* to, int lane) const { all.copy(to, lane); }
+  __device__ __forceinline__ void next(int lane) { all.next(lane, kCodes, 64, 16); }
+};
 
 struct RingQ2K {
   static constexpr int kScales = 256, kSupers = kScales + 64, kBytes = kSupers + 16;
-  struct Whole {
-    JoinedCopy<16, 20, 21> all;
-    __device__ __forceinline__ void start(const PackedView& w, int row, int strip, int lane) {
-      const uint64_t at = static_cast<uint32_t>(row) * (w.cols / 1024) + strip;
-      all.start(w.codes + at * 256, w.scales + at * 64, w.supers + at * 16, lane);
-    }
-    __device__ __forceinline__ void copy(uint8_t* to, int lane) const { all.copy(to, lane); }
-    __device__ __forceinline__ void next(int lane) { all.next(lane, 256, 64, 16); }
-  };
+  using Whole = JoinedStrips<256>;
   __device__ __forceinline__ static void copy(uint8_t* to, const PackedView& w, int row, int strip, int lane) {
     const StripPlace place(w, row, strip);
     if (lane >= place.width) return;
@@ -34,15 +38,7 @@ struct RingQ2K {
 
 struct RingQ3K {
   static constexpr int kPlane = 256, kScales = kPlane + 128, kSupers = kScales + 64, kBytes = kSupers + 16;
-  struct Whole {
-    JoinedCopy<24, 28, 29> all;
-    __device__ __forceinline__ void start(const PackedView& w, int row, int strip, int lane) {
-      const uint64_t at = static_cast<uint32_t>(row) * (w.cols / 1024) + strip;
-      all.start(w.codes + at * 384, w.scales + at * 64, w.supers + at * 16, lane);
-    }
-    __device__ __forceinline__ void copy(uint8_t* to, int lane) const { all.copy(to, lane); }
-    __device__ __forceinline__ void next(int lane) { all.next(lane, 384, 64, 16); }
-  };
+  using Whole = JoinedStrips<384>;
   __device__ __forceinline__ static void copy(uint8_t* to, const PackedView& w, int row, int strip, int lane) {
     const StripPlace place(w, row, strip);
     if (lane >= place.width) return;

@@ -69,16 +69,20 @@ struct WgmmaQ8 {
   }
 };
 
+/// Where a row of a K format begins; its blocks have kCodes bytes of codes each.
+template <int kCodes>
+struct WgmmaKRow {
+  const uint8_t *codes, *scales, *supers;
+  __device__ __forceinline__ void set(const PackedView& w, int64_t row, int blocks) {
+    codes = w.codes + row * blocks * kCodes;
+    scales = w.scales + row * blocks * 2;
+    supers = w.supers + row * (blocks / 8) * 4;
+  }
+};
+
 struct WgmmaQ4K {
   static constexpr int kInFlight = 4;
-  struct Row {
-    const uint8_t *codes, *scales, *supers;
-    __device__ __forceinline__ void set(const PackedView& w, int64_t row, int blocks) {
-      codes = w.codes + row * blocks * 16;
-      scales = w.scales + row * blocks * 2;
-      supers = w.supers + row * (blocks / 8) * 4;
-    }
-  };
+  using Row = WgmmaKRow<16>;
   uint4 nibbles;
   uint16_t scale_min;
   uint32_t super;
@@ -115,14 +119,7 @@ struct WgmmaQ4K {
 
 struct WgmmaQ6K {
   static constexpr int kInFlight = 4;
-  struct Row {
-    const uint8_t *codes, *scales, *supers;
-    __device__ __forceinline__ void set(const PackedView& w, int64_t row, int blocks) {
-      codes = w.codes + row * blocks * 24;
-      scales = w.scales + row * blocks * 2;
-      supers = w.supers + row * (blocks / 8) * 4;
-    }
-  };
+  using Row = WgmmaKRow<24>;
   uint4 nibbles;
   uint2 pairs;
   uint16_t scale_pair, d;
@@ -161,14 +158,7 @@ struct WgmmaQ6K {
 
 struct WgmmaQ5K {
   static constexpr int kInFlight = 4;
-  struct Row {
-    const uint8_t *codes, *scales, *supers;
-    __device__ __forceinline__ void set(const PackedView& w, int64_t row, int blocks) {
-      codes = w.codes + row * blocks * 20;
-      scales = w.scales + row * blocks * 2;
-      supers = w.supers + row * (blocks / 8) * 4;
-    }
-  };
+  using Row = WgmmaKRow<20>;
   uint4 nibbles;
   uint32_t plane, super;
   uint16_t scale_min;

@@ -8,22 +8,16 @@ namespace imp::cuda {
 // word j % 2.
 
 template <int kBlocks>
-struct FormatQ2K {
-  using Supers = FormatQ4K<kBlocks>;
+struct FormatQ2K : KScales<kBlocks> {
   static constexpr bool kPerSixteen = true, kMin = true;
-  static constexpr int kPlanes = 3, kCodeBytes = 8, kPairBytes = 0;
-  static constexpr int kCodeRow = odd_rows(kBlocks * 8), kScaleRow = Supers::kScaleRow, kSuperRow = Supers::kSuperRow;
-  static constexpr int kScaleBytes = 2;
+  static constexpr int kPlanes = 3;
+  static constexpr int kCodeRow = odd_rows(kBlocks * 8), kCodeBytes = 8, kPairBytes = 0;
 
   template <class Copy>
   __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int super, int lane,
                                 const Copy& copy) {
     copy_run<kBlocks / 2>(w.codes + (p.row * p.blocks_per_row + p.first) * 8, p.count / 2, code, lane, copy);
-    Supers::copy_scales(w, p, scale, super, lane, copy);
-  }
-  __device__ static int scale_phase(int64_t, int) { return 0; }
-  __device__ static int super_phase(int64_t row, int blocks_per_row) {
-    return Supers::super_phase(row, blocks_per_row);
+    FormatQ2K::copy_scales(w, p, scale, super, lane, copy);
   }
   __device__ static int code_offset(int row, int lane) { return (row + lane / 4) * kCodeRow + lane % 2 * 4; }
   __device__ static void load_codes(uint32_t (&a)[4], uint32_t codes, uint32_t, int block, int lane) {
@@ -34,7 +28,7 @@ struct FormatQ2K {
       a[half + 2] = (word >> 4) & 0x03030303u;
     }
   }
-  __device__ static RowSuper super(const uint8_t* at) { return Supers::super(at); }
+  __device__ static RowSuper super(const uint8_t* at) { return ScalesAndMins<kBlocks>::super(at); }
   __device__ static RowScale scale(const uint8_t* at, const RowSuper& super) {
     const uint32_t sm = *reinterpret_cast<const uint16_t*>(at), s = sm & 0x0f0fu, m = (sm >> 4) & 0x0f0fu;
     const auto scale_of = [&](float byte) { return fmaf(super.s, byte, super.s_offset); };
@@ -46,12 +40,10 @@ struct FormatQ2K {
 
 /// Codes are multiplied as 32 * (q - 4), which is q in the upper 3 bits with the top one turned over.
 template <int kBlocks>
-struct FormatQ3K {
-  using Scales = FormatQ6K<kBlocks>;
+struct FormatQ3K : SignedScales<kBlocks, 32> {
   static constexpr bool kPerSixteen = true, kMin = false;
-  static constexpr int kPlanes = 1, kCodeBytes = 8, kPairBytes = 4;
-  static constexpr int kCodeRow = odd_rows(kBlocks * 12), kScaleRow = Scales::kScaleRow, kSuperRow = Scales::kSuperRow;
-  static constexpr int kScaleBytes = 2;
+  static constexpr int kPlanes = 1;
+  static constexpr int kCodeRow = odd_rows(kBlocks * 12), kCodeBytes = 8, kPairBytes = 4;
 
   template <class Copy>
   __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int super, int lane,
@@ -59,11 +51,7 @@ struct FormatQ3K {
     const uint8_t* strip = w.codes + p.strip_start() * 12;
     copy_run<kBlocks / 2>(strip + p.first % 32 * 8, p.count / 2, code, lane, copy);
     copy_run<kBlocks / 4>(strip + p.strip_width() * 8 + p.first % 32 * 4, p.count / 4, code + kBlocks * 8, lane, copy);
-    FormatQ4K<kBlocks>::copy_scales(w, p, scale, super, lane, copy);
-  }
-  __device__ static int scale_phase(int64_t, int) { return 0; }
-  __device__ static int super_phase(int64_t row, int blocks_per_row) {
-    return Scales::super_phase(row, blocks_per_row);
+    FormatQ3K::copy_scales(w, p, scale, super, lane, copy);
   }
   __device__ static int code_offset(int row, int lane) { return (row + lane / 4) * kCodeRow + lane % 2 * 4; }
   __device__ static void load_codes(uint32_t (&a)[4], uint32_t codes, uint32_t rows, int block, int lane) {
@@ -81,10 +69,6 @@ struct FormatQ3K {
       a[half + 2] = ((both << (1 - k)) & 0xe0e0e0e0u) ^ 0x80808080u;
     }
   }
-  __device__ static RowSuper super(const uint8_t* at) {
-    return {0.03125f * __low2float(*reinterpret_cast<const __half2*>(at)), 0, 0, 0};
-  }
-  __device__ static RowScale scale(const uint8_t* at, const RowSuper& super) { return Scales::scale(at, super); }
 };
 
 }  // namespace imp::cuda

@@ -3,12 +3,6 @@
 
 namespace imp::cuda {
 
-__device__ __forceinline__ uint32_t load_shared_word(uint32_t address) {
-  uint32_t word;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address));
-  return word;
-}
-
 /// The codes of FiveBits (device/codec_five_bits.cuh) in a stage: a row's nibbles, then its blocks' words of the plane.
 template <int kBlocks>
 struct FiveBitsInSlab {
@@ -47,14 +41,11 @@ struct FiveBitsInSlab {
   }
 };
 
-/// Scales as those of Q4_K.
 template <int kBlocks>
-struct FormatQ5K : FiveBitsInSlab<kBlocks> {
+struct FormatQ5K : FiveBitsInSlab<kBlocks>, ScalesAndMins<kBlocks> {
   using Codes = FiveBitsInSlab<kBlocks>;
-  using Scales = FormatQ4K<kBlocks>;
   static constexpr bool kPerSixteen = false, kMin = true;
   static constexpr int kPlanes = 2;
-  static constexpr int kScaleRow = Scales::kScaleRow, kSuperRow = Scales::kSuperRow, kScaleBytes = Scales::kScaleBytes;
 
   template <class Copy>
   __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int super, int lane,
@@ -63,17 +54,11 @@ struct FormatQ5K : FiveBitsInSlab<kBlocks> {
     copy_run<kBlocks>(strip + p.first % 32 * 16, p.count, code, lane, copy);
     copy_run<kBlocks / 4>(strip + p.strip_width() * 16 + p.first % 32 * 4, p.count / 4, code + Codes::kPlane, lane,
                           copy);
-    Scales::copy_scales(w, p, scale, super, lane, copy);
-  }
-  __device__ static int scale_phase(int64_t, int) { return 0; }
-  __device__ static int super_phase(int64_t row, int blocks_per_row) {
-    return Scales::super_phase(row, blocks_per_row);
+    FormatQ5K::copy_scales(w, p, scale, super, lane, copy);
   }
   __device__ static void load_codes(uint32_t (&a)[4], uint32_t codes, uint32_t rows, int block, int lane) {
     Codes::load_unsigned(a, codes, rows, block, lane);
   }
-  __device__ static RowSuper super(const uint8_t* at) { return Scales::super(at); }
-  __device__ static RowScale scale(const uint8_t* at, const RowSuper& super) { return Scales::scale(at, super); }
 };
 
 /// Q5_0, and with kWithMin Q5_1.

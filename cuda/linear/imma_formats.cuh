@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "device/load.cuh"
 #include "device/mma_s8.cuh"
 #include "linear/packed_weight.h"
 
@@ -91,19 +92,11 @@ struct FormatQ8 {
   }
 };
 
+/// The scales of the K formats: two bytes a block, and an f16 pair for 8 blocks.
 template <int kBlocks>
-struct FormatQ4K {
-  static constexpr bool kPerSixteen = false, kMin = true;
-  static constexpr int kPlanes = 2;
-  static constexpr int kCodeRow = odd_rows(kBlocks * 16), kScaleRow = odd_rows(kBlocks * 2), kSuperRow = 48;
-  static constexpr int kScaleBytes = 2, kCodeBytes = 16, kPairBytes = 8;
+struct KScales {
+  static constexpr int kScaleRow = odd_rows(kBlocks * 2), kSuperRow = 48, kScaleBytes = 2;
 
-  template <class Copy>
-  __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int super, int lane,
-                                const Copy& copy) {
-    copy_run<kBlocks>(w.codes + p.strip_start() * 16 + p.first % 32 * 16, p.count, code, lane, copy);
-    copy_scales(w, p, scale, super, lane, copy);
-  }
   template <class Copy>
   __device__ static void copy_scales(const PackedView& w, const SlabPart& p, int scale, int super, int lane,
                                      const Copy& copy) {
@@ -115,14 +108,11 @@ struct FormatQ4K {
   __device__ static int super_phase(int64_t row, int blocks_per_row) {
     return static_cast<int>(row * (blocks_per_row / 8) & 3);
   }
+};
 
-  __device__ static int code_offset(int row, int lane) { return (row + lane % 16) * kCodeRow; }
-  __device__ static void load_codes(uint32_t (&a)[4], uint32_t codes, uint32_t, int block, int) {
-    uint32_t low, high;
-    load_rows_x2(low, high, codes + block * 16);
-    a[0] = low & 0x0f0f0f0fu, a[1] = high & 0x0f0f0f0fu;
-    a[2] = (low >> 4) & 0x0f0f0f0fu, a[3] = (high >> 4) & 0x0f0f0f0fu;
-  }
+/// Those of Q4_K and Q5_K, of 32 weights each.
+template <int kBlocks>
+struct ScalesAndMins : KScales<kBlocks> {
   /// d * scale is fma(d, 2^23 + scale, -2^23 * d): one rounding, as the product has.
   __device__ static RowSuper super(const uint8_t* at) {
     const float2 d = __half22float2(*reinterpret_cast<const __half2*>(at));
@@ -134,13 +124,47 @@ struct FormatQ4K {
   }
 };
 
+/// Those of Q6_K and Q3_K, of 16 weights each, for codes that are multiplied as `kTimes` times what they are.
+template <int kBlocks, int kTimes>
+struct SignedScales : KScales<kBlocks> {
+  __device__ static RowSuper super(const uint8_t* at) {
+    return {1.0f / kTimes * __low2float(*reinterpret_cast<const __half2*>(at)), 0, 0, 0};
+  }
+  __device__ static RowScale scale(const uint8_t* at, const RowSuper& super) {
+    const uint32_t s = *reinterpret_cast<const uint16_t*>(at) ^ 0x8080u;  // + 128: 0 to 255
+    constexpr float kBias = 0x1p23f + 128;
+    return {super.s * (biased_byte<0>(s) - kBias), 0, super.s * (biased_byte<1>(s) - kBias), 0};
+  }
+};
+
+template <int kBlocks>
+struct FormatQ4K : ScalesAndMins<kBlocks> {
+  static constexpr bool kPerSixteen = false, kMin = true;
+  static constexpr int kPlanes = 2;
+  static constexpr int kCodeRow = odd_rows(kBlocks * 16), kCodeBytes = 16, kPairBytes = 8;
+
+  template <class Copy>
+  __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int super, int lane,
+                                const Copy& copy) {
+    copy_run<kBlocks>(w.codes + p.strip_start() * 16 + p.first % 32 * 16, p.count, code, lane, copy);
+    FormatQ4K::copy_scales(w, p, scale, super, lane, copy);
+  }
+
+  __device__ static int code_offset(int row, int lane) { return (row + lane % 16) * kCodeRow; }
+  __device__ static void load_codes(uint32_t (&a)[4], uint32_t codes, uint32_t, int block, int) {
+    uint32_t low, high;
+    load_rows_x2(low, high, codes + block * 16);
+    a[0] = low & 0x0f0f0f0fu, a[1] = high & 0x0f0f0f0fu;
+    a[2] = (low >> 4) & 0x0f0f0f0fu, a[3] = (high >> 4) & 0x0f0f0f0fu;
+  }
+};
+
 /// Codes are multiplied as 4 * (q - 32), which is q in the upper 6 bits with the top one turned over.
 template <int kBlocks>
-struct FormatQ6K {
+struct FormatQ6K : SignedScales<kBlocks, 4> {
   static constexpr bool kPerSixteen = true, kMin = false;
   static constexpr int kPlanes = 1;
-  static constexpr int kCodeRow = odd_rows(kBlocks * 24), kScaleRow = odd_rows(kBlocks * 2), kSuperRow = 48;
-  static constexpr int kScaleBytes = 2, kCodeBytes = 16, kPairBytes = 8;
+  static constexpr int kCodeRow = odd_rows(kBlocks * 24), kCodeBytes = 16, kPairBytes = 8;
 
   template <class Copy>
   __device__ static void copies(const PackedView& w, const SlabPart& p, int code, int scale, int super, int lane,
@@ -149,11 +173,7 @@ struct FormatQ6K {
     copy_run<kBlocks>(strip + p.first % 32 * 16, p.count, code, lane, copy);
     copy_run<kBlocks / 2>(strip + p.strip_width() * 16 + p.first % 32 * 8, p.count / 2, code + kBlocks * 16, lane,
                           copy);
-    FormatQ4K<kBlocks>::copy_scales(w, p, scale, super, lane, copy);
-  }
-  __device__ static int scale_phase(int64_t, int) { return 0; }
-  __device__ static int super_phase(int64_t row, int blocks_per_row) {
-    return static_cast<int>(row * (blocks_per_row / 8) & 3);
+    FormatQ6K::copy_scales(w, p, scale, super, lane, copy);
   }
 
   __device__ static int code_offset(int row, int lane) { return (row + lane % 16) * kCodeRow; }
@@ -166,20 +186,10 @@ struct FormatQ6K {
     const int shift = lane % 4 / 2 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      uint32_t high;
-      asm volatile("ld.shared.u32 %0, [%1];" : "=r"(high) : "r"(pairs + block * 8 + half * 8 * kCodeRow));
-      high >>= shift;
+      const uint32_t high = load_shared_word(pairs + block * 8 + half * 8 * kCodeRow) >> shift;
       a[half] = (((nibbles[half] << 2) & 0x3c3c3c3cu) | ((high << 6) & 0xc0c0c0c0u)) ^ 0x80808080u;
       a[half + 2] = (((nibbles[half] >> 2) & 0x3c3c3c3cu) | ((high << 2) & 0xc0c0c0c0u)) ^ 0x80808080u;
     }
-  }
-  __device__ static RowSuper super(const uint8_t* at) {
-    return {0.25f * __low2float(*reinterpret_cast<const __half2*>(at)), 0, 0, 0};
-  }
-  __device__ static RowScale scale(const uint8_t* at, const RowSuper& super) {
-    const uint32_t s = *reinterpret_cast<const uint16_t*>(at) ^ 0x8080u;  // + 128: 0 to 255
-    constexpr float kBias = 0x1p23f + 128;
-    return {super.s * (biased_byte<0>(s) - kBias), 0, super.s * (biased_byte<1>(s) - kBias), 0};
   }
 };
 
