@@ -180,9 +180,12 @@ def cases_of(program: Path) -> list[str]:
     return [line for line in listed.stdout.splitlines() if line and not line.startswith(("[doctest]", "==="))]
 
 
-def shares_of(program: Path, seconds: dict[str, float]) -> list[Share]:
-    """Cuts a program's cases, in their order, into as many shares as SHARES says, about equally long."""
+def shares_of(program: Path, seconds: dict[str, float], passed_before: list[str]) -> list[Share]:
+    """Cuts a program's cases, in their order, into as many shares as SHARES says, about equally long. Where some passed
+    before, the others are a share each."""
     names = cases_of(program)
+    if passed_before:
+        return [Share(program, i, (name,)) for i, name in enumerate(names, 1) if name not in passed_before]
     times = [seconds.get(name, 1.0) + 0.1 for name in names]
     count = min(SHARES.get(program.name, 1), len(names))
     shares: list[Share] = []
@@ -198,16 +201,21 @@ def shares_of(program: Path, seconds: dict[str, float]) -> list[Share]:
 
 
 def sanitizer_work(
-    programs: list[Path], tools: list[str], before: dict[str, dict[str, float]] | None = None
+    programs: list[Path],
+    tools: list[str],
+    before: dict[str, dict[str, float]] | None = None,
+    passed: dict[str, list[str]] | None = None,
 ) -> list[tuple[Share, str]]:
-    """Which cases run under which tool, those first that took longest `before` (program/tool -> case -> seconds)."""
+    """Which cases run under which tool, those first that took longest `before` (program/tool -> case -> seconds), without
+    those that `passed`."""
     work = []
     for program in programs:
         for tool in (*tools, TRACE):
             if program.name in NOT_SANITIZED or (program.name in WHOLE_MODELS and tool not in ("memcheck", TRACE)):
                 continue
-            seconds = (before or {}).get(f"{program.name}/{tool}", {})
-            for share in shares_of(program, seconds):
+            name_of_run = f"{program.name}/{tool}"
+            seconds = (before or {}).get(name_of_run, {})
+            for share in shares_of(program, seconds, (passed or {}).get(name_of_run, [])):
                 known = sum(seconds.get(name, 5.0) for name in share.names)
                 work.append((known if tool == "racecheck" or seconds else known / 10, share, tool))
     work.sort(key=lambda item: -item[0])
@@ -250,15 +258,25 @@ def readable(names: set[str]) -> list[str]:
 
 
 def by_program(
-    work: list[tuple[Share, str]], runs: dict[str, dict[str, Any]]
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float]]]:
-    """The shares that ran so far, put together: program/tool -> result, and -> seconds of its cases."""
-    results: dict[str, dict[str, Any]] = {}
-    seconds: dict[str, dict[str, float]] = {}
+    work: list[tuple[Share, str]], runs: dict[str, dict[str, Any]], earlier: dict[str, Any]
+) -> dict[str, Any]:
+    """The shares that ran so far, and what passed in an earlier part of this run, put together: program/tool -> result,
+    -> cases that passed, -> seconds of cases."""
+    passed: dict[str, list[str]] = {name: list(cases) for name, cases in earlier.get("passed_cases", {}).items()}
+    seconds: dict[str, dict[str, float]] = {
+        name: dict(cases) for name, cases in earlier.get("seconds_of_cases", {}).items() if name in passed
+    }
+    results: dict[str, dict[str, Any]] = {
+        name: {"exit": 0, "cases": len(cases), "passed": len(cases), "seconds": round(sum(seconds[name].values()), 1)}
+        for name, cases in passed.items()
+        if not name.endswith(f"/{TRACE}")
+    }
     for share, tool in sorted(work, key=lambda item: (item[0].program.name, item[1], item[0].first)):
         of_share = runs.get(share.key(tool), NOT_RUN)
         name_of_run = f"{share.program.name}/{tool}"
         seconds.setdefault(name_of_run, {}).update(of_share["case_seconds"])
+        if of_share["exit"] == 0:
+            passed.setdefault(name_of_run, []).extend(share.names)
         if tool == TRACE:
             continue
         result = results.setdefault(name_of_run, {"exit": 0, "cases": 0, "passed": 0, "seconds": 0.0})
@@ -268,7 +286,14 @@ def by_program(
         result["exit"] = result["exit"] or of_share["exit"]
         if said := of_share.get("said"):
             result.setdefault("said", []).extend(said)
-    return results, seconds
+    results = dict(sorted(results.items()))
+    return {
+        "results": results,
+        "failed": failed_of(results),
+        "left_out": LEFT_OUT,
+        "seconds_of_cases": seconds,
+        "passed_cases": passed,
+    }
 
 
 def find_sanitizer() -> str:
@@ -291,15 +316,18 @@ def failed_of(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def sanitize(
-    programs: list[Path], args: argparse.Namespace, before: dict[str, dict[str, float]], save: Callable[..., None]
+    programs: list[Path], args: argparse.Namespace, before: dict[str, Any], save: Callable[..., None]
 ) -> dict[str, Any]:
-    work = sanitizer_work(programs, args.tool or list(SANITIZERS), before)
+    """`before`: the report of another run; of an earlier part of this one with --continue."""
+    earlier = before if args.proceed else {}
+    work = sanitizer_work(
+        programs, args.tool or list(SANITIZERS), before.get("seconds_of_cases"), earlier.get("passed_cases")
+    )
     gpus = devices()
     runs: dict[str, dict[str, Any]] = {}
 
     def found() -> dict[str, Any]:
-        results, seconds = by_program(work, runs)
-        return {"results": results, "failed": failed_of(results), "left_out": LEFT_OUT, "seconds_of_cases": seconds}
+        return by_program(work, runs, earlier)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -329,10 +357,13 @@ def sanitize(
     report = found()
     for name_of_run, result in report["results"].items():
         print(f"{name_of_run}: {result['passed']} of {result['cases']} cases, {result['seconds']} s")
+    not_launched = readable(present - launched)
+    if earlier:
+        not_launched = [name for name in not_launched if name in earlier["kernels"]["not_launched"]]
     report["kernels"] = {
         "in_programs": len(present),
-        "launched": len(present & launched),
-        "not_launched": readable(present - launched),
+        "launched": len(present) - len(not_launched),
+        "not_launched": not_launched,
     }
     return report
 
@@ -359,6 +390,9 @@ def main() -> int:
     parser.add_argument("--sanitize", action="store_true", help="under compute-sanitizer")
     parser.add_argument("--tool", choices=SANITIZERS, action="append", help="this sanitizer alone")
     parser.add_argument("--jobs", type=int, default=1, help="programs at a time")
+    parser.add_argument(
+        "--continue", dest="proceed", action="store_true", help="with what an earlier run of this commit did not pass"
+    )
     parser.add_argument("--sanitizer", help="program; without: of this Python's packages, else the one on the path")
     parser.add_argument("--commit", default=None, help="name of the commit, where the programs were built elsewhere")
     parser.add_argument("--limit", type=float, default=600, help="seconds a program may take")
@@ -385,7 +419,10 @@ def main() -> int:
     if args.sanitize:
         args.sanitizer = args.sanitizer or find_sanitizer()
         report["sanitizer"] = sanitizer_version(args.sanitizer)
-        before = json.loads(path.read_text()).get("seconds_of_cases", {}) if path.is_file() else {}
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        for what in ("commit", "sanitizer") if args.proceed else ():
+            if before.get(what) != report[what]:
+                sys.exit(f"gpu_test: --continue: {path} is of {what} {before.get(what)}, not {report[what]}")
         found = sanitize(programs, args, before, save)
     else:
         found = test(programs, args, save)

@@ -188,6 +188,20 @@ def test_sanitizer_commands(tool: ModuleType, tmp_path: Path) -> None:
     seconds = {"cuda_test_linear/memcheck": {"three": 9.5}}
     assert gpu_test.sanitizer_work(programs, ["memcheck"], seconds)[0][0].names == ("three",)
 
+    # An earlier part of the run: what passed there counts, and the rest is done.
+    passed = {"cuda_test_linear/memcheck": ["one, two"], "cuda_test_linear/trace": list(names)}
+    rest = gpu_test.sanitizer_work(programs[2:3], ["memcheck"], None, passed)
+    assert [(share.names, tool) for share, tool in rest] == [(("three",), "memcheck")]
+    earlier = {"passed_cases": passed, "seconds_of_cases": {name: {"one, two": 1.5} for name in passed}}
+    found = gpu_test.by_program(rest, {}, earlier)
+    assert found["results"] == {
+        "cuda_test_linear/memcheck": {"exit": -1, "cases": 2, "passed": 1, "seconds": 1.5},
+    }
+    ended = {"exit": 0, "seconds": 2.0, "case_seconds": {"three": 2.0}}
+    found = gpu_test.by_program(rest, {"cuda_test_linear/memcheck/2": ended}, earlier)
+    assert found["failed"] == []
+    assert found["passed_cases"]["cuda_test_linear/memcheck"] == list(names)
+
 
 def test_gpu_tests_keep_the_words_of_a_failure_and_what_ran_before_a_stop(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
