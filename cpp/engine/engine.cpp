@@ -75,7 +75,7 @@ RequestId Engine::submit(std::vector<TokenId> prompt, const SamplingParams& para
     const TokenId bos = *tokenizer->special().bos;
     if (prompt.empty() || prompt.front() != bos) prompt.insert(prompt.begin(), bos);
   }
-  check_prompt(prompt);
+  check_prompt(prompt, 1);
   if (params.think_budget > 0 && !s.vocab.think)
     fail(ErrorCode::invalid_argument, "think_budget is ", params.think_budget, ", but the vocabulary of ",
          s.options.model_path, " has no <think> and </think>");
@@ -109,14 +109,15 @@ RequestId Engine::submit(std::vector<TokenId> prompt, const SamplingParams& para
   return id;
 }
 
-void Engine::check_prompt(std::span<const TokenId> prompt) const {
+void Engine::check_prompt(std::span<const TokenId> prompt, int64_t more) const {
   const State& s = *state_;
   if (prompt.empty()) fail(ErrorCode::invalid_argument, "the prompt has no tokens; give at least one");
   const int64_t limit = s.model.memory.max_seq_len;
-  if (static_cast<int64_t>(prompt.size()) >= limit)
+  if (static_cast<int64_t>(prompt.size()) + more > limit)
     fail(ErrorCode::invalid_argument, "the prompt has ", prompt.size(), " tokens, but max_seq_len is ", limit,
-         " and one more must fit; shorten the prompt or raise runtime.max_seq_len (the model's context is ",
-         s.model.spec.context_length, ")");
+         more > 0 ? " and one more must fit" : "",
+         "; shorten the prompt or raise runtime.max_seq_len (the model's context is ", s.model.spec.context_length,
+         ")");
   const auto bad = std::ranges::find_if(prompt, [&](TokenId id) { return id < 0 || id >= s.model.spec.vocab_size; });
   if (bad != prompt.end())
     fail(ErrorCode::invalid_argument, "token id ", *bad, " at position ", bad - prompt.begin(),

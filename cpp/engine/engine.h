@@ -117,7 +117,8 @@ class Engine {
   struct State;  // engine/state.h
 
  private:
-  void check_prompt(std::span<const TokenId> prompt) const;
+  /// Fails where `prompt` and `more` tokens behind it cannot be computed.
+  void check_prompt(std::span<const TokenId> prompt, int64_t more) const;
   const Request& request(RequestId id) const;
 
   std::unique_ptr<State> state_;

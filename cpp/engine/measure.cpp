@@ -54,7 +54,7 @@ void run_in_steps(Engine::State& state, std::span<const TokenId> tokens, size_t 
 }  // namespace
 
 std::vector<float> Engine::logits(std::span<const TokenId> tokens, bool all_rows) {
-  check_prompt(tokens);
+  check_prompt(tokens, 0);
   std::vector<float> out;
   run_in_steps(*state_, tokens, all_rows ? 0 : tokens.size() - 1,
                [&](size_t, std::span<const float> rows) { out.insert(out.end(), rows.begin(), rows.end()); });

@@ -317,7 +317,7 @@ class Engine:
     def logits(self, ids: Sequence[int], all: bool = False) -> NDArray[np.float32]:  # noqa: A002
         """The model's raw output after the last of `ids` [vocab_size], or after each [len(ids), vocab_size].
 
-        `ids` are one to max_model_len - 1 token ids; others are an InvalidArgumentError.
+        `ids` are one to max_model_len token ids; others are an InvalidArgumentError.
         """
         checked = token_ids(ids)
         with self._loop.exclusive() as core:

@@ -390,6 +390,19 @@ def test_logits(engine: imp.Engine, data: Path) -> None:
     assert np.isfinite(rows).all()
 
 
+def test_logits_fill_the_whole_context(tiny_llama: str) -> None:
+    ids = list(range(1, 34))
+    with imp.Engine(tiny_llama, device="cpu", max_model_len=32) as engine:
+        rows = engine.logits(ids[:32], all=True)
+        np.testing.assert_allclose(rows[:31], engine.logits(ids[:31], all=True), atol=1e-5 * np.abs(rows).max())
+        with pytest.raises(imp.InvalidArgumentError, match="the prompt has 33 tokens, but max_seq_len is 32; shorten"):
+            engine.logits(ids)
+        with pytest.raises(
+            imp.InvalidArgumentError, match="has 32 tokens, but max_seq_len is 32 and one more must fit"
+        ):
+            engine.generate([ids[:32]])
+
+
 def test_logits_outlive_the_engine(tiny_llama: str) -> None:
     with imp.Engine(tiny_llama, device="cpu") as engine:
         rows = engine.logits([1, 2, 3])
