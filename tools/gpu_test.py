@@ -315,11 +315,20 @@ def failed_of(results: dict[str, dict[str, Any]]) -> list[str]:
     return [name for name, result in results.items() if result["exit"] != 0]
 
 
+def earlier_part(report: dict[str, Any]) -> dict[str, Any]:
+    """What counts of an earlier part of a run. One that was stopped did not come to say which kernels it had launched: its
+    traces are made again."""
+    if "kernels" in report:
+        return report
+    passed = {name: cases for name, cases in report.get("passed_cases", {}).items() if not name.endswith(f"/{TRACE}")}
+    return {**report, "passed_cases": passed}
+
+
 def sanitize(
     programs: list[Path], args: argparse.Namespace, before: dict[str, Any], save: Callable[..., None]
 ) -> dict[str, Any]:
     """`before`: the report of another run; of an earlier part of this one with --continue."""
-    earlier = before if args.proceed else {}
+    earlier = earlier_part(before) if args.proceed else {}
     work = sanitizer_work(
         programs, args.tool or list(SANITIZERS), before.get("seconds_of_cases"), earlier.get("passed_cases")
     )
@@ -358,7 +367,7 @@ def sanitize(
     for name_of_run, result in report["results"].items():
         print(f"{name_of_run}: {result['passed']} of {result['cases']} cases, {result['seconds']} s")
     not_launched = readable(present - launched)
-    if earlier:
+    if "kernels" in earlier:
         not_launched = [name for name in not_launched if name in earlier["kernels"]["not_launched"]]
     report["kernels"] = {
         "in_programs": len(present),

@@ -41,8 +41,8 @@ void choose_device(const EngineOptions& options, const Settings& settings, Loade
   std::string reason = "asked for";
   const std::optional<int> named = cuda_device_of(options.device);
   if (named || options.device == "auto") {
-    const std::string why_not = why_no_cuda();
-    if (named || why_not.empty()) {
+    const std::string why_not = named ? "" : why_no_cuda();
+    if (why_not.empty()) {
       model.backend = make_cuda_backend(backend, named.value_or(0));
       reason = options.device == "auto" ? "a CUDA device is there" : reason;
     } else {

@@ -27,8 +27,6 @@
 namespace imp::cuda {
 namespace {
 
-constexpr int64_t kGemvStaticBytes = 1024;  // shared memory that the GEMVs declare themselves
-
 bool is_float(WeightFormat format) {
   return format == WeightFormat::f32 || format == WeightFormat::f16 || format == WeightFormat::bf16;
 }
@@ -63,7 +61,7 @@ const char* reject_gemv_dp4a(const LinearProblem& p) {
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.m > kGemvMaxTokens) return "more than 8 tokens";
   if (p.k % 32 != 0) return "k is not a multiple of 32";
-  if (gemv_dp4a_shared_bytes(static_cast<int>(p.k), static_cast<int>(p.m)) + kGemvStaticBytes > p.max_shared_bytes)
+  if (gemv_dp4a_shared_bytes(static_cast<int>(p.k), static_cast<int>(p.m)) > p.max_shared_bytes)
     return "activations do not fit into shared memory";
   return reject_integers(p);
 }
@@ -77,8 +75,7 @@ const char* reject_gemv_rows(const LinearProblem& p) {
   if (p.mixed) return "gate and up are stored in different formats";
   if (p.m > kGemvMaxTokens) return "more than 8 tokens";
   if (p.k % 8 != 0) return "k is not a multiple of 8";
-  if (gemv_rows_shared_bytes(p.format, static_cast<int>(p.k), static_cast<int>(p.m)) + kGemvStaticBytes >
-      p.max_shared_bytes)
+  if (gemv_rows_shared_bytes(p.format, static_cast<int>(p.k), static_cast<int>(p.m)) > p.max_shared_bytes)
     return "activations do not fit into shared memory";
   return nullptr;
 }

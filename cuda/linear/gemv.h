@@ -48,7 +48,9 @@ bool gemv_dp4a_mixes(PackedLayout a, PackedLayout b);
 /// The same over fp32, f16 or bf16 rows (PackedLayout::kRows), whose length is a multiple of 16 bytes; h stays fp32.
 void gemv_rows(WeightFormat format, const GemvArgs& args, const LaunchContext& context);
 
-/// Shared memory that a block needs at least.
+inline constexpr int kGemvStaticBytes = 1024;  // shared memory that a block declares itself, at most
+
+/// Shared memory that a block needs at least, its own included.
 int gemv_dp4a_shared_bytes(int cols, int tokens);
 int gemv_rows_shared_bytes(WeightFormat format, int cols, int tokens);
 

@@ -281,13 +281,13 @@ void launch_gemv(const char* name, const GemvArgs& args, const LaunchContext& co
   GemvPlan plan = plan_gemv(args, shape, context.num_sms, half);
   auto kernel = cols % Input::kStripCols == 0 ? gemv_kernel<Ring, Second, Input, kRows, kTokens, kDepth, true>
                                               : gemv_kernel<Ring, Second, Input, kRows, kTokens, kDepth, false>;
-  if (plan.shared_bytes + 1024 > context.max_shared_bytes) {
+  if (plan.shared_bytes + kGemvStaticBytes > context.max_shared_bytes) {
     shape.depth = kGemvShallow, shape.slot_bytes = std::max(Ring::kBytes, Second::kBytes);
     plan = plan_gemv(args, shape, context.num_sms, half);
     kernel = gemv_kernel<Ring, Second, Input, kRows, kTokens, kGemvShallow, false>;
   }
-  if (plan.shared_bytes + 1024 > context.max_shared_bytes)
-    fail(ErrorCode::internal, name, " needs ", plan.shared_bytes + 1024,
+  if (plan.shared_bytes + kGemvStaticBytes > context.max_shared_bytes)
+    fail(ErrorCode::internal, name, " needs ", plan.shared_bytes + kGemvStaticBytes,
          " bytes of shared memory, more than the table said");
   launch(context, name, kernel, plan.first_block[3], kGemvThreads, plan.shared_bytes, args, plan);
 }

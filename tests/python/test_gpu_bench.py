@@ -201,6 +201,8 @@ def test_sanitizer_commands(tool: ModuleType, tmp_path: Path) -> None:
     found = gpu_test.by_program(rest, {"cuda_test_linear/memcheck/2": ended}, earlier)
     assert found["failed"] == []
     assert found["passed_cases"]["cuda_test_linear/memcheck"] == list(names)
+    assert gpu_test.earlier_part({**earlier, "kernels": {}})["passed_cases"] == passed
+    assert list(gpu_test.earlier_part(earlier)["passed_cases"]) == ["cuda_test_linear/memcheck"]  # it was stopped
 
 
 def test_gpu_tests_keep_the_words_of_a_failure_and_what_ran_before_a_stop(
